@@ -1,10 +1,174 @@
 //! The commands. Each file is an `Args` struct, whose doc comments are the help, and one `run`.
+//!
+//! A new command is one line in the table below and one file. Nothing is read, opened or connected before the verb is
+//! known: `carrack exec` runs once per task. Only this floor prints.
+
+pub mod completions;
+pub mod man;
+pub mod options;
+pub mod output;
 
 use crate::error::{Error, Result};
+use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use options::{Common, LaunchCommon};
+
+/// The commands by group: module name, then what the user types. The order is the order of `carrack --help`.
+macro_rules! commands {
+    ($($group:literal { $($variant:ident $module:ident),* $(,)? })*) => {
+        #[derive(clap::Subcommand)]
+        enum Command {
+            $($($variant($module::Args),)*)*
+        }
+
+        impl Command {
+            fn run(self, outer: &Common) -> Result<ExitCode> {
+                match self {
+                    $($(Command::$variant(mut args) => {
+                        args.common.inherit(outer);
+                        args.common.start_log();
+                        $module::run(args)
+                    })*)*
+                }
+            }
+        }
+
+        /// Heading and commands of each group.
+        const GROUPS: &[(&str, &[&str])] = &[$(($group, &[$(stringify!($module)),*])),*];
+    };
+}
+
+commands! {
+    "Images" {}
+    "Accounts of registries" {}
+    "Inside an image" {}
+    "Slurm jobs" {}
+    "This installation" { Completions completions, Man man }
+}
+
+/// Carry container images to Slurm jobs: pull once, run everywhere, without root
+///
+/// An image is pulled from a registry (or a file) into one squashfs file on the shared file system; job steps run inside
+/// it as the user who submitted them.
+#[derive(clap::Parser)]
+#[command(
+    name = "carrack",
+    version,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The whole command line as clap sees it; `--help` lists the commands by group.
+pub fn definition() -> clap::Command {
+    let command = Cli::command();
+    let mut list = String::new();
+    for (group, names) in GROUPS {
+        let lines: Vec<String> = names
+            .iter()
+            .filter_map(|name| command.find_subcommand(name))
+            .filter(|sub| !sub.is_hide_set())
+            .map(|sub| {
+                let about = sub.get_about().map(ToString::to_string);
+                format!("  {:<12}{}\n", sub.get_name(), about.unwrap_or_default())
+            })
+            .collect();
+        if !lines.is_empty() {
+            list.push_str(&format!("{group}:\n{}\n", lines.concat()));
+        }
+    }
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}\n\n\
+         `carrack COMMAND --help` explains a command. Exit codes: 0 done, 2 wrong usage, 125 carrack failed,\n\
+         126 not executable, 127 not found in the image, otherwise the command's own.\n"
+    ))
+}
+
 /// Parses the command line and runs the command.
-pub fn run(_args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
-    Err(Error::usage("no command yet"))
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
+    let parsed = definition()
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => cli.command.run(&cli.common),
+        Err(error) if error.use_stderr() => Err(usage(&error.render().to_string())),
+        Err(help) => {
+            output::print(&help.render().to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Turns clap's text into our form: what is wrong, and hints with the nearest name and the usage.
+fn usage(text: &str) -> Error {
+    let text = text.replace('\'', "`");
+    let Some(text) = text.strip_prefix("error: ") else {
+        // No command was given: clap's text is the help itself.
+        return Error::usage("no command was given").hint("`carrack --help` lists the commands");
+    };
+    let mut lines = text.lines();
+    let what = lines.next().unwrap_or_default().trim_end_matches(':');
+    let mut error = Error::usage(what);
+    for line in lines.map(str::trim) {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            error = error.hint(tip);
+        } else if let Some(form) = line.strip_prefix("Usage: ") {
+            error = error.hint(format!("usage: {form}"));
+        } else if !line.is_empty() && !line.starts_with("For more information") {
+            error = error.cause(line);
+        }
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(arguments: &[&str]) -> String {
+        let arguments = std::iter::once("carrack").chain(arguments.iter().copied());
+        run(arguments.map(OsString::from)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_a_group() {
+        let grouped: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, names)| *names)
+            .copied()
+            .collect();
+        for command in definition().get_subcommands() {
+            assert!(
+                grouped.contains(&command.get_name()),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_with_the_nearest_name() {
+        let text = fails(&["completoins", "bash"]);
+        assert!(
+            text.starts_with("error: unrecognized subcommand `completoins`\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("hint:  a similar subcommand exists: `completions`"),
+            "{text}"
+        );
+        assert!(fails(&[]).contains("no command was given"));
+    }
 }

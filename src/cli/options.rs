@@ -1,0 +1,80 @@
+//! Options that every command takes, before or after its name.
+
+use std::path::PathBuf;
+
+/// Options of every command.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Common {
+    /// Print nothing but the result
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice for debugging
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Keep images in DIR [default: $CARRACK_STORE, the site file, $SCRATCH/.carrack, ~/.local/share/carrack]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub store: Option<PathBuf>,
+}
+
+/// The same for commands that start something in an image, where `-v` is a bind mount as in docker.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct LaunchCommon {
+    /// Print nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice for debugging
+    #[arg(long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Look for images in DIR [default: $CARRACK_STORE, the site file, $SCRATCH/.carrack, ~/.local/share/carrack]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub store: Option<PathBuf>,
+}
+
+impl Common {
+    /// Takes what was given before the command's name.
+    pub fn inherit(&mut self, outer: &Common) {
+        self.quiet |= outer.quiet;
+        self.verbose = self.verbose.max(outer.verbose);
+        if self.store.is_none() {
+            self.store.clone_from(&outer.store);
+        }
+    }
+
+    /// Log lines go to standard error: warnings, with `-v` what is done, with `-vv` every request and file.
+    pub fn start_log(&self) {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => tracing::Level::ERROR,
+            (false, 0) => tracing::Level::WARN,
+            (false, 1) => tracing::Level::INFO,
+            (false, _) => tracing::Level::DEBUG,
+        };
+        // A second start (tests in one process) keeps the first.
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .try_init();
+    }
+}
+
+impl LaunchCommon {
+    pub fn inherit(&mut self, outer: &Common) {
+        let mut common = self.common();
+        common.inherit(outer);
+        (self.quiet, self.verbose, self.store) = (common.quiet, common.verbose, common.store);
+    }
+
+    pub fn start_log(&self) {
+        self.common().start_log();
+    }
+
+    pub fn common(&self) -> Common {
+        Common {
+            quiet: self.quiet,
+            verbose: self.verbose,
+            store: self.store.clone(),
+        }
+    }
+}

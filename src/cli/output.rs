@@ -1,0 +1,29 @@
+//! Standard output of the commands. A reader that went away (`carrack images | head -1`) ends the command silently with
+//! the code that a shell gives to SIGPIPE.
+
+use crate::error::{Context, Result};
+use std::io::{ErrorKind, Write};
+
+/// 128 + SIGPIPE.
+const PIPE_CLOSED: i32 = 141;
+
+/// Writes text to standard output.
+pub fn print(text: &str) -> Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output: file names need not be UTF-8.
+pub fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(PIPE_CLOSED),
+        done => done.or_say(|| "cannot write to standard output"),
+    }
+}
+
+/// Writes a value as indented JSON and a newline.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).or_say(|| "cannot form the JSON output")?;
+    text.push('\n');
+    print(&text)
+}
