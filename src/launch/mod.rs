@@ -1,1 +1,7 @@
 //! The launch half: a request and a record become a plan, and the plan becomes a process inside the image.
+//!
+//! `plan` and what it uses (`options`, `request`, `mounts`, `identity`, `environment`, `devices`, `passwd`) touch nothing:
+//! the node comes in as [`facts::HostFacts`], which only `probe` fills. Whatever acts on the node is elsewhere in this folder.
+
+pub mod inside;
+pub mod step;
