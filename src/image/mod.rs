@@ -1,1 +1,5 @@
 //! The image half: a reference becomes one squashfs file and its record in the store.
+
+pub mod convert;
+pub mod digest;
+pub mod progress;
