@@ -2,4 +2,5 @@
 
 pub mod convert;
 pub mod digest;
+pub mod lock;
 pub mod progress;
