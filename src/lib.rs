@@ -16,6 +16,7 @@
 //! Floor 1 touches nothing: no file, process, environment or network. `image` and `launch` do not know each other; the
 //! [`record`] is the only bridge. `tests/floors.rs` reads the `use` lines and reports a crossing.
 
+pub mod config;
 pub mod error;
 pub mod record;
 

@@ -4,6 +4,7 @@
 //! known: `carrack exec` runs once per task. Only this floor prints.
 
 pub mod completions;
+pub mod config;
 pub mod man;
 pub mod options;
 pub mod output;
@@ -45,7 +46,7 @@ commands! {
     "Accounts of registries" {}
     "Inside an image" {}
     "Slurm jobs" {}
-    "This installation" { Completions completions, Man man }
+    "This installation" { Config config, Completions completions, Man man }
 }
 
 /// Carry container images to Slurm jobs: pull once, run everywhere, without root

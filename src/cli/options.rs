@@ -1,5 +1,7 @@
 //! Options that every command takes, before or after its name.
 
+use crate::config::{Given, Origin, Settings};
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 
 /// Options of every command.
@@ -38,6 +40,31 @@ impl Common {
         if self.store.is_none() {
             self.store.clone_from(&outer.store);
         }
+    }
+
+    /// The settings in force; says what a user's file cannot change.
+    pub fn settings(&self) -> Result<Settings> {
+        self.settings_with(Vec::new())
+    }
+
+    /// The same with the command's own options on top.
+    pub fn settings_with(&self, mut given: Vec<Given>) -> Result<Settings> {
+        if let Some(store) = &self.store {
+            let value = std::path::absolute(store)
+                .ok()
+                .and_then(|path| path.into_os_string().into_string().ok())
+                .ok_or_else(|| Error::usage("the path given to `--store` is not UTF-8"))?;
+            given.push(Given {
+                key: "store.path",
+                value,
+                origin: Origin::Option("--store"),
+            });
+        }
+        let settings = crate::config::load(given)?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(settings)
     }
 
     /// Log lines go to standard error: warnings, with `-v` what is done, with `-vv` every request and file.

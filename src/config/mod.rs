@@ -1,0 +1,131 @@
+//! The settings: what the site file, the user's file, the environment and the command line decide.
+//!
+//! Later sources win: built-in defaults, `/etc/carrack/carrack.toml`, `etc/carrack.toml` beside the binary's `bin`, the
+//! user's file (`$CARRACK_CONFIG`, else `~/.config/carrack/carrack.toml`), variables, options. A key that a site file names
+//! in `final` (or a whole section) keeps the site's value. One section is one struct in its own file; its fields are the
+//! keys, their defaults the documentation of `config show`. This module reads strings; [`load`](mod@load) reads files.
+//! What is absent: enforcement. A person can always run their own binary, so the file guides and informs, and only
+//! permissions and the plugin's own site file protect.
+
+mod conversion;
+mod layers;
+pub mod load;
+mod nearest;
+mod pull;
+mod registries;
+mod store;
+mod units;
+
+pub use conversion::{Conversion, check_block_size, check_level};
+pub use layers::{File, Given, Origin, Settings, merge};
+pub use load::load;
+pub use nearest::nearest;
+pub use pull::Pull;
+pub use registries::Registries;
+pub use store::{Sharing, Store, expand};
+pub use units::{Age, Size};
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set in a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Keys or sections that a later source cannot change, e.g. `["registries.allow", "store"]`.
+    #[serde(rename = "final")]
+    pub fixed: Vec<String>,
+    /// Whether users' own files are read at all.
+    pub user_file: bool,
+    pub store: Store,
+    pub registries: Registries,
+    pub pull: Pull,
+    pub conversion: Conversion,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            fixed: Vec::new(),
+            user_file: true,
+            store: Store::default(),
+            registries: Registries::default(),
+            pull: Pull::default(),
+            conversion: Conversion::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the text of one file; keys that it does not name have their defaults.
+    pub fn parse(text: &str) -> Result<Config> {
+        let file = File {
+            path: "settings".into(),
+            text: text.into(),
+        };
+        Ok(merge(&[file], &[], &[])?.config)
+    }
+}
+
+/// A file's mistake with its line and, for a misspelt key, the nearest known one.
+fn mistake(file: &File, error: &toml::de::Error) -> Error {
+    let line = error.span().map_or(1, |span| file.line_at(span.start));
+    let message = error.message();
+    let mut told = Error::usage(format!(
+        "cannot read the settings in `{}:{line}`",
+        file.path
+    ));
+    let mut names = message.split('`').skip(1).step_by(2);
+    if let (true, Some(wrong)) = (message.starts_with("unknown field"), names.next()) {
+        let known: Vec<&str> = names.collect();
+        told = told.cause(format!("unknown key `{wrong}`"));
+        return match nearest(wrong, known.iter().copied()) {
+            Some(name) => told.hint(format!("did you mean `{name}`?")),
+            None => told.hint(format!("known keys here: {}", known.join(", "))),
+        };
+    }
+    told = told.cause(message);
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_text_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn mistakes_name_line_and_nearest_key() {
+        for (text, want) in [
+            (
+                "\n[store]\npaht = \"/x\"\n",
+                &["settings:3`", "unknown key `paht`", "did you mean `path`?"][..],
+            ),
+            ("[stor]\n", &["settings:1`", "did you mean `store`?"]),
+            ("[store]\nzzzzzz = 1\n", &["known keys here: path"]),
+            ("[store]\npath = 3\n", &["settings:2`", "expected a string"]),
+            ("[conversion]\nlevel = 99\n", &["settings:2`", "1 to 22"]),
+            (
+                "[conversion]\nblock_size = \"100K\"\n",
+                &["settings:2`", "power of two"],
+            ),
+            ("[store\n", &["settings:1`"]),
+            (
+                "[store]\nsharing = \"everyone\"\n",
+                &["settings:2`", "private"],
+            ),
+            (
+                "[store]\ncache_size = \"12 apples\"\n",
+                &["settings:2`", "12 apples"],
+            ),
+        ] {
+            let told = Config::parse(text).unwrap_err().to_string();
+            for part in want {
+                assert!(told.contains(part), "{text:?} gave {told}");
+            }
+        }
+    }
+}
