@@ -1,0 +1,12 @@
+# Each target is one line: the work is in cargo or in scripts/, which can be read and run by hand.
+PREFIX ?= /usr/local
+
+build:   ; cargo build --release
+demo:    ; @scripts/demo
+test:    ; @scripts/test
+bench:   ; @scripts/bench
+install: ; @scripts/install '$(PREFIX)'
+dist:    ; @scripts/dist
+plugin:  ; cargo build --release -p carrack-spank
+
+.PHONY: build demo test bench install dist plugin

@@ -1,0 +1,13 @@
+//! The integration tests: one binary, so that it links once.
+//!
+//! The bulk of the rules is tested in tables beside the code. Here stand the tests that need the whole binary, a
+//! registry, another tool's opinion or the kernel's, and those that look at the repository itself. Modules named
+//! `as_builder` need cargo, those named `as_root` need root; `scripts/test` runs them apart from the rest.
+
+mod budget;
+mod command_line;
+mod floors;
+mod golden;
+mod need;
+mod registry;
+mod scene;
