@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod error;
+pub mod handover;
 pub mod record;
 
 #[cfg(feature = "image")]

@@ -1,10 +1,20 @@
 //! argv → `cli::run` → error text → exit code.
 
+use carrack::error::Error;
+use carrack::handover;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The helper on the node is this binary too: `launch::helper(args)` goes here, before the command line is parsed.
-    match carrack::cli::run(std::env::args_os()) {
+    let handed_over = std::env::var_os(handover::VARIABLE);
+    let result = match handover::arguments(std::env::args_os().collect(), handed_over) {
+        Some(arguments) => carrack::cli::run(arguments),
+        None => Err(Error::new(format!(
+            "`{}` is not what the plugin writes",
+            handover::VARIABLE
+        ))
+        .hint("unset it; only the SPANK plugin sets this variable")),
+    };
+    match result {
         Ok(code) => code,
         Err(error) => {
             error.print();

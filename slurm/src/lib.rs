@@ -2,5 +2,3 @@
 //!
 //! Pure text in, text out. Deliberately absent: containers (the `[container]` table is uninterpreted pairs here), files,
 //! processes, the environment of this process.
-
-pub mod step;

@@ -1,1 +1,31 @@
-//! The SPANK plugin: not written yet. It will collect `--container-*` options and hand over to the launcher.
+//! The SPANK plugin: collects `--container-*` options and hands each task over to `carrack exec`.
+//!
+//! It plans and mounts nothing itself; no threads, network, compression or async reach Slurm's processes.
+//!
+//! | callback | process | as whom | what we do | file |
+//! | --- | --- | --- | --- | --- |
+//! | `slurm_spank_init` | srun, sbatch, salloc, slurmstepd | user; root in slurmstepd | register the options | [`options`] |
+//! | `slurm_spank_init_post_opt` | srun, sbatch, salloc | user | check syntax, fix the image's digest | [`client`] |
+//! | `slurm_spank_local_user_init` | srun | user | send the digest to the tasks | [`client`] |
+//! | `slurm_spank_task_init` | slurmstepd's child, once per task | user | put the launcher in front of the command | [`task`] |
+//!
+//! How the command becomes `carrack exec … -- command`: Slurm 23.11 and later have `spank_prepend_task_argv`. Before,
+//! `S_JOB_ARGV` gives the very array that slurmstepd will execute, so the plugin replaces the first word in the task's own
+//! (forked) process and sends the rest in one variable. Both leave everything else to Slurm: TaskProlog still runs on
+//! the host, rlimits are still set last, the task is still executed by slurmstepd. Two other ways were tried and are
+//! worse: `setns` in this callback runs TaskProlog inside the image, and `execve` from it skips TaskProlog and rlimits.
+//!
+//! Fails closed: a task whose options ask for a container and for which anything here fails is refused by a negative
+//! return, which makes slurmstepd end the task before it executes anything.
+
+pub mod client;
+pub mod host;
+pub mod options;
+pub mod task;
+
+#[cfg(not(test))]
+#[allow(unsafe_code)]
+mod abi;
+#[cfg(not(test))]
+#[allow(unsafe_code)]
+mod entry;

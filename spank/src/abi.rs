@@ -1,0 +1,279 @@
+//! The SPANK interface by hand: the symbols and constants of `<slurm/spank.h>` that we use, nothing else.
+//!
+//! Declared here instead of generated, so that the plugin builds with no Slurm installed. The symbols stay undefined in
+//! the shared object: the program that loads it (srun, slurmstepd, …) has them. Calls that only newer releases have are
+//! looked up at run time.
+
+use crate::host::{Place, Spank};
+use crate::options::Definition;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+
+/// Opaque: `spank_t`.
+pub type Handle = *mut c_void;
+
+/// `struct spank_option`.
+#[repr(C)]
+pub struct SpankOption {
+    name: *const c_char,
+    value: *const c_char,
+    usage: *const c_char,
+    has_value: c_int,
+    index: c_int,
+    callback: extern "C" fn(c_int, *const c_char, c_int) -> c_int,
+}
+
+// enum spank_item
+const S_JOB_STEPID: c_int = 3;
+const S_JOB_ARGV: c_int = 9;
+// enum spank_context
+const S_CTX_LOCAL: c_int = 1;
+const S_CTX_REMOTE: c_int = 2;
+const S_CTX_ALLOCATOR: c_int = 3;
+const ESPANK_SUCCESS: c_int = 0;
+/// Longest variable read: pins are short, but users' variables may be anything.
+const MAX_VARIABLE: usize = 64 * 1024;
+
+unsafe extern "C" {
+    fn spank_context() -> c_int;
+    fn spank_option_register(spank: Handle, option: *mut SpankOption) -> c_int;
+    fn spank_get_item(spank: Handle, item: c_int, ...) -> c_int;
+    fn spank_getenv(
+        spank: Handle,
+        name: *const c_char,
+        buffer: *mut c_char,
+        length: c_int,
+    ) -> c_int;
+    fn spank_setenv(
+        spank: Handle,
+        name: *const c_char,
+        value: *const c_char,
+        overwrite: c_int,
+    ) -> c_int;
+    fn spank_unsetenv(spank: Handle, name: *const c_char) -> c_int;
+    fn spank_job_control_setenv(
+        spank: Handle,
+        name: *const c_char,
+        value: *const c_char,
+        overwrite: c_int,
+    ) -> c_int;
+    fn spank_strerror(code: c_int) -> *const c_char;
+    fn slurm_error(format: *const c_char, ...);
+}
+
+/// The release this build is for; see `build.rs`.
+pub const SLURM_VERSION_NUMBER: c_uint = number(env!("CARRACK_SLURM_VERSION_NUMBER"));
+
+const fn number(text: &str) -> c_uint {
+    let bytes = text.as_bytes();
+    let (mut value, mut at) = (0, 0);
+    while at < bytes.len() {
+        value = value * 10 + (bytes[at] - b'0') as c_uint;
+        at += 1;
+    }
+    value
+}
+
+/// A handle that Slurm gave to the callback that runs now.
+pub struct Real {
+    handle: Handle,
+    callback: extern "C" fn(c_int, *const c_char, c_int) -> c_int,
+}
+
+impl Real {
+    pub fn new(
+        handle: Handle,
+        callback: extern "C" fn(c_int, *const c_char, c_int) -> c_int,
+    ) -> Real {
+        Real { handle, callback }
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|_| "a text for Slurm contains a NUL byte".to_string())
+}
+
+/// A string of Slurm's.
+///
+/// # Safety
+/// Null, or NUL-terminated and alive during the call.
+pub unsafe fn text(pointer: *const c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: as the caller promises.
+    Some(
+        unsafe { CStr::from_ptr(pointer) }
+            .to_string_lossy()
+            .into_owned(),
+    )
+}
+
+fn check(code: c_int, what: &str) -> Result<(), String> {
+    if code == ESPANK_SUCCESS {
+        return Ok(());
+    }
+    // SAFETY: spank_strerror returns a static string for every code, or null.
+    let reason = unsafe { text(spank_strerror(code)) }.unwrap_or_default();
+    Err(format!("{what}: {reason} (SPANK error {code})"))
+}
+
+impl Spank for Real {
+    fn place(&self) -> Place {
+        // SAFETY: takes and touches nothing of ours.
+        match unsafe { spank_context() } {
+            S_CTX_LOCAL => Place::Srun,
+            S_CTX_ALLOCATOR => Place::Allocator,
+            S_CTX_REMOTE => Place::Stepd,
+            _ => Place::Other,
+        }
+    }
+
+    fn register(&mut self, index: usize, definition: &Definition) -> Result<(), String> {
+        // Slurm may keep pointers into the option for the life of the process: leaked once per option.
+        let leak = |text: &str| c_string(text).map(|text| CString::into_raw(text).cast_const());
+        let option = Box::leak(Box::new(SpankOption {
+            name: leak(definition.name)?,
+            value: match definition.value {
+                Some(value) => leak(value)?,
+                None => std::ptr::null(),
+            },
+            usage: leak(&format!("[carrack] {}", definition.help))?,
+            has_value: definition.value.is_some().into(),
+            index: index as c_int,
+            callback: self.callback,
+        }));
+        // SAFETY: the handle is Slurm's and valid during this callback; the option lives for ever.
+        check(
+            unsafe { spank_option_register(self.handle, option) },
+            &format!("cannot register --{}", definition.name),
+        )
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        if self.place() != Place::Stepd {
+            return std::env::var(name).ok();
+        }
+        let name = c_string(name).ok()?;
+        let mut buffer = vec![0u8; MAX_VARIABLE];
+        // SAFETY: the buffer is as long as said; Slurm writes a NUL-terminated string into it or fails.
+        let code = unsafe {
+            spank_getenv(
+                self.handle,
+                name.as_ptr(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len() as c_int,
+            )
+        };
+        if code != ESPANK_SUCCESS {
+            return None;
+        }
+        Some(
+            CStr::from_bytes_until_nul(&buffer)
+                .ok()?
+                .to_string_lossy()
+                .into_owned(),
+        )
+    }
+
+    fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let (name, value) = (c_string(name)?, c_string(value)?);
+        if self.place() == Place::Stepd {
+            // SAFETY: valid handle, NUL-terminated strings that Slurm copies.
+            return check(
+                unsafe { spank_setenv(self.handle, name.as_ptr(), value.as_ptr(), 1) },
+                "cannot set a variable of the task",
+            );
+        }
+        // SAFETY: the plugin's callbacks run in the main thread of srun, sbatch or salloc before they start their own.
+        match unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) } {
+            0 => Ok(()),
+            _ => Err(format!(
+                "cannot set a variable: {}",
+                std::io::Error::last_os_error()
+            )),
+        }
+    }
+
+    fn unset_variable(&mut self, name: &str) {
+        if let (Ok(name), Place::Stepd) = (c_string(name), self.place()) {
+            // SAFETY: valid handle, NUL-terminated string.
+            unsafe { spank_unsetenv(self.handle, name.as_ptr()) };
+        }
+    }
+
+    fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let (name, value) = (c_string(name)?, c_string(value)?);
+        // SAFETY: valid handle, NUL-terminated strings that Slurm copies.
+        check(
+            unsafe { spank_job_control_setenv(self.handle, name.as_ptr(), value.as_ptr(), 1) },
+            "cannot set a variable of the job",
+        )
+    }
+
+    fn step_id(&self) -> Option<u32> {
+        let mut step = 0u32;
+        // SAFETY: S_JOB_STEPID stores one uint32_t.
+        let code = unsafe { spank_get_item(self.handle, S_JOB_STEPID, &raw mut step) };
+        (code == ESPANK_SUCCESS).then_some(step)
+    }
+
+    fn command(&self) -> Vec<CString> {
+        let Some((count, argv)) = self.argv() else {
+            return Vec::new();
+        };
+        (0..count)
+            .map(|at| {
+                // SAFETY: `argv` holds `count` NUL-terminated strings that live as long as the task.
+                unsafe { CStr::from_ptr(*argv.add(at)) }.to_owned()
+            })
+            .collect()
+    }
+
+    fn prepend(&mut self, words: &[CString]) -> Option<Result<(), String>> {
+        type Prepend = extern "C" fn(Handle, c_int, *const *const c_char) -> c_int;
+        // SAFETY: a lookup by name among the symbols of this process.
+        let symbol =
+            unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"spank_prepend_task_argv".as_ptr()) };
+        if symbol.is_null() {
+            return None;
+        }
+        // SAFETY: Slurm 23.11 and later declare it so in spank.h.
+        let prepend: Prepend = unsafe { std::mem::transmute(symbol) };
+        let pointers: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
+        Some(check(
+            prepend(self.handle, pointers.len() as c_int, pointers.as_ptr()),
+            "cannot put the launcher in front of the command",
+        ))
+    }
+
+    fn replace_first(&mut self, word: CString) -> Result<(), String> {
+        let (count, argv) = self
+            .argv()
+            .ok_or("Slurm does not tell the command of this task")?;
+        if count == 0 {
+            return Err("the command of this task is empty".to_string());
+        }
+        // SAFETY: S_JOB_ARGV before 23.11 gives the array that slurmstepd executes, which this forked child alone uses;
+        // the new word is leaked, the old one stays with its owner.
+        unsafe { *argv = CString::into_raw(word) };
+        Ok(())
+    }
+
+    fn error(&self, text: &str) {
+        if let Ok(text) = CString::new(text.replace('\0', "?")) {
+            // SAFETY: a constant format with one string.
+            unsafe { slurm_error(c"carrack: %s".as_ptr(), text.as_ptr()) };
+        }
+    }
+}
+
+impl Real {
+    fn argv(&self) -> Option<(usize, *mut *mut c_char)> {
+        let (mut count, mut argv) = (0 as c_int, std::ptr::null_mut::<*mut c_char>());
+        // SAFETY: S_JOB_ARGV stores an int and a char**.
+        let code =
+            unsafe { spank_get_item(self.handle, S_JOB_ARGV, &raw mut count, &raw mut argv) };
+        (code == ESPANK_SUCCESS && !argv.is_null())
+            .then(|| Some((usize::try_from(count).ok()?, argv)))?
+    }
+}

@@ -1,0 +1,144 @@
+//! The symbols that Slurm looks for. Each is one line into safe code; a panic stops here.
+
+use crate::abi::{self, Handle, Real, SLURM_VERSION_NUMBER};
+use crate::client;
+use crate::host::{Place, Spank};
+use crate::options::{DEFINITIONS, Given};
+use crate::task::{self, Settings};
+use std::ffi::{c_char, c_int, c_uint};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::Mutex;
+
+#[unsafe(no_mangle)]
+pub static plugin_name: [u8; 8] = *b"carrack\0";
+#[unsafe(no_mangle)]
+pub static plugin_type: [u8; 6] = *b"spank\0";
+#[unsafe(no_mangle)]
+pub static plugin_version: c_uint = SLURM_VERSION_NUMBER;
+#[unsafe(no_mangle)]
+pub static spank_plugin_version: c_uint = 1;
+
+/// The values that Slurm reported through the callback; inherited by the tasks that slurmstepd forks.
+static GIVEN: Mutex<Given> = Mutex::new(Given::new());
+
+/// Runs safe code for Slurm: an error is one line and -1, a panic too.
+fn guard(handle: Handle, what: impl FnOnce(&mut Real, &Given) -> Result<(), String>) -> c_int {
+    let run = || {
+        let mut spank = Real::new(handle, option);
+        let given = match GIVEN.lock() {
+            Ok(given) => given.clone(),
+            Err(poisoned) => poisoned.into_inner().clone(),
+        };
+        match what(&mut spank, &given) {
+            Ok(()) => 0,
+            Err(error) => {
+                spank.error(&error);
+                -1
+            }
+        }
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            Real::new(handle, option).error("internal error; the container was not entered")
+        }));
+        -1
+    })
+}
+
+/// The arguments of the plugstack.conf line.
+fn settings(count: c_int, arguments: *const *const c_char) -> Result<Settings, String> {
+    let count = usize::try_from(count).unwrap_or(0);
+    let texts: Vec<String> = (0..count)
+        .filter_map(|at| {
+            // SAFETY: Slurm passes `count` NUL-terminated strings.
+            unsafe { abi::text(*arguments.add(at)) }
+        })
+        .collect();
+    Settings::parse(texts.iter().map(String::as_str))
+}
+
+extern "C" fn option(index: c_int, value: *const c_char, _remote: c_int) -> c_int {
+    let run = || {
+        // SAFETY: null for options without a value, otherwise a NUL-terminated string.
+        let text = unsafe { abi::text(value) }.unwrap_or_default();
+        let Some(index) = usize::try_from(index)
+            .ok()
+            .filter(|index| *index < DEFINITIONS.len())
+        else {
+            return -1;
+        };
+        match GIVEN.lock() {
+            Ok(mut given) => given.insert(index, text),
+            Err(poisoned) => poisoned.into_inner().insert(index, text),
+        };
+        0
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or(-1)
+}
+
+/// srun, sbatch, salloc and slurmstepd, as they start.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_init(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    guard(handle, |spank, _| {
+        settings(count, arguments)?;
+        if spank.place() == Place::Other {
+            return Ok(());
+        }
+        DEFINITIONS
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, definition)| spank.register(index, definition))
+    })
+}
+
+/// srun, sbatch and salloc, when the options are known.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_init_post_opt(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    guard(handle, |spank, given| {
+        let settings = settings(count, arguments)?;
+        client::post_options(spank, given, &|image| resolve(&settings.launcher, image))
+    })
+}
+
+/// slurmstepd's child, once per task.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_init(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    guard(handle, |spank, given| {
+        task::init(spank, given, &settings(count, arguments)?)
+    })
+}
+
+/// Pulls the image if need be and returns its digest; progress and errors go to the user's stderr.
+fn resolve(launcher: &str, image: &str) -> Result<String, String> {
+    let output = Command::new(launcher)
+        .args(["pull", "-q", "--", image])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| {
+            format!("cannot run `{launcher}`: {error}; see `launcher=` in plugstack.conf")
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let digest = text
+        .split_whitespace()
+        .next()
+        .filter(|digest| digest.starts_with("sha256:"));
+    match (output.status.success(), digest) {
+        (true, Some(digest)) => Ok(digest.to_string()),
+        _ => Err(format!(
+            "`{image}` is not ready to run; nothing was submitted"
+        )),
+    }
+}

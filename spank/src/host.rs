@@ -1,0 +1,115 @@
+//! What the plugin needs of Slurm, as a trait: the real one is in `abi`, the tests bring a map. Nothing here calls Slurm.
+
+use std::ffi::CString;
+
+/// Which program loaded the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// srun.
+    Srun,
+    /// sbatch or salloc.
+    Allocator,
+    /// slurmstepd.
+    Stepd,
+    /// slurmd, prolog, epilog: nothing to do.
+    Other,
+}
+
+/// Slurm's step ids that are no real steps.
+pub const BATCH_STEP: u32 = 0xffff_fffb;
+pub const EXTERN_STEP: u32 = 0xffff_fffc;
+pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
+
+/// One loaded plugin's view of Slurm.
+pub trait Spank {
+    fn place(&self) -> Place;
+    fn register(&mut self, index: usize, option: &crate::options::Definition)
+    -> Result<(), String>;
+    /// A variable of the job's environment (of this process's in srun, sbatch and salloc).
+    fn variable(&self, name: &str) -> Option<String>;
+    fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
+    fn unset_variable(&mut self, name: &str);
+    /// A variable that follows the job: inner steps see it with `SLURM_SPANK_` in front.
+    fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
+    fn step_id(&self) -> Option<u32>;
+    /// The command of the task.
+    fn command(&self) -> Vec<CString>;
+    /// Makes slurmstepd execute `words` in front of the command, where this Slurm can.
+    fn prepend(&mut self, words: &[CString]) -> Option<Result<(), String>>;
+    /// Replaces the first word of the command in this process.
+    fn replace_first(&mut self, word: CString) -> Result<(), String>;
+    /// One line on the user's stderr.
+    fn error(&self, text: &str);
+}
+
+/// A Slurm made of maps, for the tests.
+#[cfg(test)]
+pub(crate) mod fake {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    pub(crate) struct Fake {
+        pub place: Place,
+        pub variables: BTreeMap<String, String>,
+        pub step: Option<u32>,
+        pub command: Vec<CString>,
+        pub can_prepend: bool,
+    }
+
+    impl Fake {
+        pub(crate) fn at(place: Place) -> Fake {
+            let command = ["./app", "-x"]
+                .into_iter()
+                .filter_map(|word| CString::new(word).ok())
+                .collect();
+            Fake {
+                place,
+                variables: BTreeMap::new(),
+                step: Some(0),
+                command,
+                can_prepend: false,
+            }
+        }
+    }
+
+    impl Spank for Fake {
+        fn place(&self) -> Place {
+            self.place
+        }
+        fn register(&mut self, _: usize, _: &crate::options::Definition) -> Result<(), String> {
+            Ok(())
+        }
+        fn variable(&self, name: &str) -> Option<String> {
+            self.variables.get(name).cloned()
+        }
+        fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
+            self.variables.insert(name.into(), value.into());
+            Ok(())
+        }
+        fn unset_variable(&mut self, name: &str) {
+            self.variables.remove(name);
+        }
+        fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
+            self.set_variable(&format!("SLURM_SPANK_{name}"), value)
+        }
+        fn step_id(&self) -> Option<u32> {
+            self.step
+        }
+        fn command(&self) -> Vec<CString> {
+            self.command.clone()
+        }
+        fn prepend(&mut self, words: &[CString]) -> Option<Result<(), String>> {
+            self.can_prepend.then(|| {
+                self.command.splice(0..0, words.iter().cloned());
+                Ok(())
+            })
+        }
+        fn replace_first(&mut self, word: CString) -> Result<(), String> {
+            self.command
+                .first_mut()
+                .map(|first| *first = word)
+                .ok_or_else(|| "no command".to_string())
+        }
+        fn error(&self, _: &str) {}
+    }
+}

@@ -1,0 +1,196 @@
+//! slurmstepd's forked child, as the user, just before it executes the task: the launcher is put in front.
+//!
+//! May fail: a negative return ends the task before anything is executed, with the reason on the user's stderr.
+
+use crate::client;
+use crate::host::{BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP, Place, Spank};
+use crate::options::{self, Given};
+use std::ffi::CString;
+
+/// Settings from the line in plugstack.conf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Absolute path of `carrack` on every node.
+    pub launcher: String,
+    /// Whether `sbatch --container-image` runs the batch script itself inside.
+    pub batch_inside: bool,
+}
+
+impl Settings {
+    /// Reads the arguments of the plugstack.conf line; an unknown one is an error, never ignored.
+    pub fn parse<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Settings, String> {
+        let mut settings = Settings {
+            launcher: "/usr/local/bin/carrack".to_string(),
+            batch_inside: false,
+        };
+        for argument in arguments {
+            match argument.split_once('=') {
+                Some(("launcher", path)) if path.starts_with('/') => {
+                    settings.launcher = path.to_string()
+                }
+                Some(("launcher", path)) => {
+                    return Err(format!(
+                        "`launcher={path}` in plugstack.conf is not an absolute path"
+                    ));
+                }
+                Some(("batch", "inside")) => settings.batch_inside = true,
+                Some(("batch", "outside")) => settings.batch_inside = false,
+                _ => {
+                    return Err(format!(
+                        "`{argument}` in plugstack.conf is not known: launcher=PATH, batch=inside|outside"
+                    ));
+                }
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// Makes the task enter its container, if one was asked for.
+pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result<(), String> {
+    if spank.place() != Place::Stepd {
+        return Ok(());
+    }
+    match spank.step_id() {
+        Some(EXTERN_STEP | INTERACTIVE_STEP) => return Ok(()),
+        Some(BATCH_STEP) if !settings.batch_inside => return Ok(()),
+        Some(_) => {}
+        None => return Err("Slurm does not tell which step this is".to_string()),
+    }
+    let Some(container) = options::container(given, |name| spank.variable(name))? else {
+        return Ok(());
+    };
+    let mut words = vec![settings.launcher.clone(), "exec".to_string()];
+    words.extend(container.arguments);
+    if let Some(image) = container.image {
+        words.push(client::pinned(spank, &image).unwrap_or(image));
+    }
+    words.push("--".to_string());
+    let words: Vec<CString> = words
+        .into_iter()
+        .map(|word| CString::new(word).map_err(|_| "an option contains a NUL byte".to_string()))
+        .collect::<Result<_, _>>()?;
+    match spank.prepend(&words) {
+        Some(result) => result,
+        None => replace(spank, &words),
+    }
+}
+
+/// For Slurm before 23.11: the launcher takes the first word's place, and finds the rest in its environment.
+fn replace(spank: &mut dyn Spank, words: &[CString]) -> Result<(), String> {
+    let (Some(launcher), Some(command)) = (words.first(), spank.command().into_iter().next())
+    else {
+        return Err("Slurm does not tell the command of this task".to_string());
+    };
+    let mut handed_over: Vec<&[u8]> = words.iter().skip(1).map(|word| word.as_bytes()).collect();
+    handed_over.push(command.as_bytes());
+    spank.set_variable(
+        carrack::handover::VARIABLE,
+        &carrack::handover::encode(&handed_over),
+    )?;
+    spank.replace_first(launcher.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::Fake;
+
+    fn settings() -> Settings {
+        Settings {
+            launcher: "/opt/carrack".into(),
+            batch_inside: false,
+        }
+    }
+
+    fn given() -> Given {
+        Given::from([(0, "debian:12".to_string())])
+    }
+
+    fn texts(words: &[CString]) -> Vec<&str> {
+        words.iter().map(|word| word.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn new_slurm_prepends() {
+        let mut spank = Fake::at(Place::Stepd);
+        spank.can_prepend = true;
+        spank
+            .variables
+            .insert(client::PIN.into(), "debian:12\tsha256:1".into());
+        init(&mut spank, &given(), &settings()).unwrap();
+        assert_eq!(
+            texts(&spank.command),
+            ["/opt/carrack", "exec", "sha256:1", "--", "./app", "-x"]
+        );
+        assert!(!spank.variables.contains_key(carrack::handover::VARIABLE));
+    }
+
+    #[test]
+    fn old_slurm_gets_the_first_word_replaced() {
+        let mut spank = Fake::at(Place::Stepd);
+        init(&mut spank, &given(), &settings()).unwrap();
+        assert_eq!(texts(&spank.command), ["/opt/carrack", "-x"]);
+        let handed =
+            carrack::handover::decode(spank.variables[carrack::handover::VARIABLE].as_bytes())
+                .unwrap();
+        assert_eq!(
+            handed,
+            [
+                b"exec".to_vec(),
+                b"debian:12".to_vec(),
+                b"--".to_vec(),
+                b"./app".to_vec()
+            ]
+        );
+    }
+
+    #[test]
+    fn batch_extern_and_bare_steps_stay_outside() {
+        for step in [BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP] {
+            let mut spank = Fake::at(Place::Stepd);
+            spank.step = Some(step);
+            init(&mut spank, &given(), &settings()).unwrap();
+            assert_eq!(texts(&spank.command), ["./app", "-x"]);
+        }
+        let mut bare = Fake::at(Place::Stepd);
+        init(&mut bare, &Given::new(), &settings()).unwrap();
+        assert_eq!(texts(&bare.command), ["./app", "-x"]);
+        let mut batch = Fake::at(Place::Stepd);
+        batch.step = Some(BATCH_STEP);
+        init(
+            &mut batch,
+            &given(),
+            &Settings {
+                batch_inside: true,
+                ..settings()
+            },
+        )
+        .unwrap();
+        assert_eq!(texts(&batch.command)[0], "/opt/carrack");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let mut unknown_step = Fake::at(Place::Stepd);
+        unknown_step.step = None;
+        assert!(init(&mut unknown_step, &given(), &settings()).is_err());
+        let mut no_command = Fake::at(Place::Stepd);
+        no_command.command.clear();
+        assert!(init(&mut no_command, &given(), &settings()).is_err());
+    }
+
+    #[test]
+    fn plugstack_arguments() {
+        assert_eq!(
+            Settings::parse(["launcher=/a", "batch=inside"]),
+            Ok(Settings {
+                launcher: "/a".into(),
+                batch_inside: true
+            })
+        );
+        for wrong in ["launcher=a", "lancher=/a", "batch=maybe", "x"] {
+            assert!(Settings::parse([wrong]).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! How the SPANK plugin hands arguments to the launcher where Slurm cannot put words in front of a command.
+//!
+//! The plugin replaces the command's first word by the launcher and sends the words that belong in front of the rest in
+//! one variable: joined by newlines, with `\n` for a newline and `\\` for a backslash. `main` puts them back before it
+//! looks at anything else. A user who sets the variable only runs the launcher as he could anyway.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+pub const VARIABLE: &str = "CARRACK_HANDOVER";
+
+/// One text for a list of words.
+pub fn encode(words: &[&[u8]]) -> String {
+    let escape = |word: &[u8]| -> String {
+        // Words come from Slurm's C strings; bytes that are not UTF-8 travel as \xHH.
+        word.iter()
+            .map(|&byte| match byte {
+                b'\n' => "\\n".to_string(),
+                b'\\' => "\\\\".to_string(),
+                0x20..=0x7e => char::from(byte).to_string(),
+                other => format!("\\x{other:02x}"),
+            })
+            .collect()
+    };
+    words
+        .iter()
+        .map(|word| escape(word))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The words again; `None` for a text that [`encode`] does not make.
+pub fn decode(text: &[u8]) -> Option<Vec<Vec<u8>>> {
+    text.split(|&byte| byte == b'\n').map(unescape).collect()
+}
+
+fn unescape(word: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(word.len());
+    let mut bytes = word.iter().copied();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        out.push(match bytes.next()? {
+            b'n' => b'\n',
+            b'\\' => b'\\',
+            b'x' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            _ => return None,
+        });
+    }
+    Some(out)
+}
+
+/// The command line as it was meant: what the plugin sent goes between the program's name and the rest.
+pub fn arguments(given: Vec<OsString>, handed_over: Option<OsString>) -> Option<Vec<OsString>> {
+    let Some(text) = handed_over else {
+        return Some(given);
+    };
+    let words = decode(&text.into_vec())?;
+    let mut given = given.into_iter();
+    let program = given.next()?;
+    Some(
+        std::iter::once(program)
+            .chain(words.into_iter().map(OsString::from_vec))
+            .chain(given)
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_there_and_back() {
+        let words: [&[u8]; 6] = [
+            b"exec",
+            b"",
+            b"a b",
+            b"line\nbreak",
+            b"back\\slash\\n",
+            b"\xff\x01\xc3\xa9",
+        ];
+        let text = encode(&words);
+        assert!(text.is_ascii());
+        assert_eq!(decode(text.as_bytes()).unwrap(), words);
+    }
+
+    #[test]
+    fn foreign_text_is_refused() {
+        for text in ["\\", "\\q", "\\x", "\\xg0"] {
+            assert_eq!(decode(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_words_come_before_the_rest() {
+        let given = ["carrack", "-x"].map(OsString::from).to_vec();
+        let merged = arguments(given.clone(), Some("exec\nimage\n--\n./app".into())).unwrap();
+        assert_eq!(merged, ["carrack", "exec", "image", "--", "./app", "-x"]);
+        assert_eq!(arguments(given.clone(), None), Some(given));
+    }
+}
