@@ -4,4 +4,8 @@
 //! the node comes in as [`facts::HostFacts`], which only `probe` fills. Whatever acts on the node is elsewhere in this folder.
 
 pub mod inside;
+pub mod mounts;
+pub mod options;
+pub mod request;
+pub mod spellings;
 pub mod step;
