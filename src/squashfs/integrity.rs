@@ -10,6 +10,8 @@
 //! `bytes_used`) and BLAKE3 of the hash table: it pins all that a reader can see, and costs under a millisecond to check
 //! at start, where a digest of the whole file would read all of it.
 
+use super::format::Superblock;
+
 /// One block: where it starts, its stored size, and 160 bits of the BLAKE3 of its stored bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockHash {
@@ -59,6 +61,20 @@ pub fn short_hash(bytes: &[u8]) -> [u8; 20] {
 /// Where the table starts in a file whose squashfs ends at `bytes_used`.
 pub fn hashes_offset(bytes_used: u64) -> u64 {
     bytes_used.next_multiple_of(4096)
+}
+
+/// Where the metadata that the root pins starts: at the first table (ours: the inode table).
+pub fn metadata_start(superblock: &Superblock) -> u64 {
+    [
+        superblock.inode_table,
+        superblock.directory_table,
+        superblock.fragment_table,
+        superblock.export_table,
+        superblock.id_table,
+        superblock.xattr_table,
+    ]
+    .into_iter()
+    .fold(superblock.inode_table, u64::min)
 }
 
 /// The root of an image as the record states it: `blake3:…`.
