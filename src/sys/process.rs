@@ -1,0 +1,208 @@
+//! This process and others: detached children, privileges, signals, limits, and watching for an end.
+
+use super::attempt::{Call, attempt};
+use super::fd::last_errno;
+use super::{Errno, Result};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuSet};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Runs `run` in a process of its own session that is nobody's child, and returns here at once. The process has one thread
+/// and copies of everything; it ends when `run` returns or panics.
+pub fn detach(run: impl FnOnce()) -> Result<()> {
+    // SAFETY: the process has one thread (the callers' contract: nothing starts threads before the command is executed),
+    // so the child may go on as any program would.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => {
+            // SAFETY: setsid has no preconditions; fork as above.
+            let second = unsafe {
+                libc::setsid();
+                libc::fork()
+            };
+            match second {
+                0 => {
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                    // SAFETY: ends the process without running the parent's exit handlers a second time.
+                    unsafe { libc::_exit(0) }
+                }
+                // SAFETY: as above.
+                child => unsafe { libc::_exit((child == -1).into()) },
+            }
+        }
+        child => loop {
+            let mut status = 0;
+            // SAFETY: `status` is an int that lives until the call returns; the child is ours and not yet waited for.
+            if unsafe { libc::waitpid(child, &raw mut status, 0) } == child {
+                return if status == 0 {
+                    Ok(())
+                } else {
+                    Err(Errno::AGAIN)
+                };
+            }
+            match last_errno() {
+                Errno::INTR => {}
+                // The caller ignores SIGCHLD, so the kernel has already taken the status.
+                Errno::CHILD => return Ok(()),
+                errno => return Err(errno),
+            }
+        },
+    }
+}
+
+/// The process can never gain privileges by executing something.
+pub fn no_new_privileges() -> Result<()> {
+    rustix::thread::set_no_new_privs(true)
+}
+
+/// Empties every capability set, also for programs executed as user 0 of the namespace.
+pub fn drop_capabilities() -> Result<()> {
+    // Kernels before 4.3 have no ambient set.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    for number in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Past the last capability of this kernel, or no right to (then there is nothing to keep either).
+            Err(_) => break,
+        }
+    }
+    let _ = rustix::thread::set_capabilities_secure_bits(
+        CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED,
+    );
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
+/// Makes the process deaf to everything that is sent to a whole job step or terminal; only SIGKILL ends it.
+pub fn ignore_signals() {
+    let keep = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGTRAP,
+    ];
+    for signal in (1..32).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        if !keep.contains(&signal) {
+            // SAFETY: SIG_IGN installs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+    }
+    // SAFETY: an empty set is made in place and only read by the second call.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// What SIGPIPE was before Rust's start-up code set it to be ignored.
+static INHERITED_SIGPIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+
+extern "C" fn note_sigpipe() {
+    // SAFETY: reads the disposition into a local struct; installs nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) == 0 {
+            INHERITED_SIGPIPE.store(action.sa_sigaction, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: the section holds pointers to functions that run before `main`; this one needs nothing that is set up later.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+
+/// Gives SIGPIPE back the meaning that the caller of this program chose.
+pub fn restore_sigpipe() {
+    if INHERITED_SIGPIPE.load(Ordering::Relaxed) != libc::SIG_IGN {
+        // SAFETY: SIG_DFL installs no code of ours.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
+}
+
+/// Lets the process run on every processor of its cgroup, whatever single one it inherited.
+pub fn use_all_processors() {
+    let mut all = CpuSet::new();
+    for number in 0..CpuSet::MAX_CPU {
+        all.set(number);
+    }
+    // The kernel cuts the set down to what the cgroup allows. On failure the inherited set is only slower.
+    let _ = rustix::thread::sched_setaffinity(None, &all);
+}
+
+/// Limits that a user set for the command must not end a helper in the middle.
+pub fn raise_limits() {
+    for resource in [
+        Resource::As,
+        Resource::Data,
+        Resource::Cpu,
+        Resource::Fsize,
+        Resource::Nofile,
+    ] {
+        let limit = rustix::process::getrlimit(resource);
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        let _ = rustix::process::setrlimit(resource, raised);
+    }
+}
+
+/// The name that `ps` shows.
+pub fn set_name(name: &std::ffi::CStr) {
+    let _ = rustix::thread::set_name(name);
+}
+
+/// A descriptor that becomes readable when the process ends; `None` on kernels without (before 5.3).
+pub fn watch(pid: u32) -> Result<Option<OwnedFd>> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)?;
+    match attempt(Call::PidfdOpen, || {
+        rustix::process::pidfd_open(pid, PidfdFlags::empty())
+    }) {
+        Some(answer) => answer.map(Some),
+        None if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) => Err(Errno::SRCH),
+        None => Ok(None),
+    }
+}
+
+/// Whether a process with this number exists.
+pub fn exists(pid: u32) -> bool {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_gone_does_not_exist() {
+        assert!(exists(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(!exists(pid));
+        assert!(!exists(0));
+        assert_eq!(watch(pid).map(drop), Err(Errno::SRCH));
+    }
+}
