@@ -1,6 +1,10 @@
 //! The image half: a reference becomes one squashfs file and its record in the store.
 
 pub mod convert;
+pub mod credentials;
 pub mod digest;
 pub mod lock;
+pub mod manifest;
 pub mod progress;
+pub mod reference;
+pub mod source;
