@@ -6,6 +6,7 @@
 pub mod inside;
 pub mod mounts;
 pub mod options;
+pub mod passwd;
 pub mod request;
 pub mod spellings;
 pub mod step;

@@ -24,7 +24,9 @@ pub enum Step {
     /// Lays a writable, discarded tmpfs over the image (overlay with `userxattr`).
     Overlay { size: Option<u64> },
     /// Adds the mount points that the image lacks, and does nothing when it has them all (an image converted by carrack has
-    /// the usual ones). After [`Step::Overlay`] they are simply made; otherwise they are laid over the read-only image.
+    /// the usual ones). After [`Step::Overlay`] they are simply made. Otherwise the executor may put a tmpfs in place of
+    /// the nearest existing parent and bind that parent's few entries back, or lay an overlay over the whole image (which
+    /// costs every later lookup): the process sees the same either way.
     MountPoints(Vec<MountPoint>),
     /// Shows a host file or tree, with the mounts below it.
     Bind {
@@ -32,23 +34,25 @@ pub enum Step {
         to: InsidePath,
         access: Access,
         missing: Missing,
-        /// Whether the target lies in a tmpfs of this plan and is to be made there. Otherwise the target must exist, by
-        /// itself or through [`Step::MountPoints`]: nothing is ever created in a host directory.
-        make_target: bool,
+        target: Target,
     },
     /// Mounts an empty tmpfs.
     Tmpfs {
         at: InsidePath,
         size: Option<u64>,
         mode: u32,
-        make_target: bool,
+        target: Target,
     },
     /// Makes a directory in a tmpfs of this plan.
     Directory { at: InsidePath, mode: u32 },
     /// Makes a symbolic link in a tmpfs of this plan.
     Link { at: InsidePath, to: PathBuf },
-    /// Puts a generated file over the target, read-only; skipped when the image has no such target and needs none.
-    File { at: InsidePath, content: Content },
+    /// Puts a generated file over the target, read-only.
+    File {
+        at: InsidePath,
+        content: Content,
+        target: Target,
+    },
     /// Covers a file or device so that it cannot be opened; skipped when it does not exist.
     Hide { at: InsidePath },
     /// Makes the staged tree the root directory and lets go of the host's. Always the last step.
@@ -114,19 +118,42 @@ pub enum Access {
 pub enum Missing {
     /// The user or the site asked for it: fail.
     Fail,
-    /// A default: leave it out.
+    /// A default: leave it out when it does not exist or cannot be opened by this user.
     Skip,
     /// The source is made on the host first (pyxis's `x-create=dir`).
     MakeDirectory,
 }
 
+/// What a missing place inside means for the mount that wants it. Nothing is ever created in a host directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// It is there, by itself or through [`Step::MountPoints`]; else fail.
+    Ready,
+    /// It lies in a tmpfs of this plan: make it, with its parents.
+    Make,
+    /// Only where the image has such a file or directory; else leave the mount out.
+    IfThere,
+}
+
+/// What a generated file holds; [`passwd::content`](super::passwd::content) makes the bytes of the latter two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     Bytes(Vec<u8>),
-    /// The image's `/etc/passwd` with the user's line; see `launch/passwd.rs`.
-    Passwd,
+    /// The image's `/etc/passwd` with the user's line.
+    Passwd(User),
     /// The image's `/etc/group` with the lines of the user's groups.
-    Group,
+    Group(User),
+}
+
+/// The user as the generated files show him.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct User {
+    pub identity: Identity,
+    /// Supplementary groups on the host.
+    pub groups: Vec<u32>,
+    pub home: PathBuf,
+    /// A shell that the image has.
+    pub shell: String,
 }
 
 /// Who the process is, outside and inside. One entry each in the id maps.
@@ -261,7 +288,7 @@ impl fmt::Display for Step {
                 to,
                 access,
                 missing,
-                ..
+                target,
             } => {
                 write!(out, "bind {}", from.display())?;
                 if from != to.as_path() {
@@ -273,6 +300,9 @@ impl fmt::Display for Step {
                     Missing::Skip => out.write_str(", if there")?,
                     Missing::MakeDirectory => out.write_str(", made if missing")?,
                 }
+                if *target == Target::IfThere {
+                    out.write_str(", if the image has it")?;
+                }
                 out.write_str(")")
             }
             Step::Tmpfs { at, size, mode, .. } => {
@@ -280,10 +310,10 @@ impl fmt::Display for Step {
             }
             Step::Directory { at, mode } => write!(out, "directory {at} (mode {mode:04o})"),
             Step::Link { at, to } => write!(out, "link {at} -> {}", to.display()),
-            Step::File { at, content } => match content {
+            Step::File { at, content, .. } => match content {
                 Content::Bytes(bytes) => write!(out, "file {at} ({} bytes)", bytes.len()),
-                Content::Passwd => write!(out, "file {at} (the image's users and you)"),
-                Content::Group => write!(out, "file {at} (the image's groups and yours)"),
+                Content::Passwd(_) => write!(out, "file {at} (the image's users and you)"),
+                Content::Group(_) => write!(out, "file {at} (the image's groups and yours)"),
             },
             Step::Hide { at } => write!(out, "hide {at}"),
             Step::EnterRoot => out.write_str("enter the new root"),
@@ -390,7 +420,7 @@ mod tests {
             to: InsidePath::new(to).unwrap(),
             access: Access::ReadOnly,
             missing: Missing::Fail,
-            make_target: false,
+            target: Target::Ready,
         }
     }
 
@@ -404,7 +434,7 @@ mod tests {
                     at: InsidePath::fixed("/dev"),
                     size: None,
                     mode: 0o755,
-                    make_target: false,
+                    target: Target::Ready,
                 },
                 "tmpfs /dev (mode 0755)",
             ),
