@@ -8,3 +8,4 @@ pub mod manifest;
 pub mod progress;
 pub mod reference;
 pub mod source;
+pub mod store;

@@ -1,0 +1,199 @@
+//! An image on its way in: one converter per digest across nodes, a place to write, and the moment it becomes visible.
+
+use super::{Store, Stored, files};
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::image::lock::{Lock, Owner};
+use crate::record::ImageRecord;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The right to convert one digest, and a directory for it. Dropping it removes whatever was not published.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    store: &'a Store,
+    digest: Digest,
+    directory: tempfile::TempDir,
+    /// Dropped last: the directory is gone before the next converter starts.
+    _lock: Lock,
+}
+
+/// What came of asking for the right to convert.
+#[derive(Debug)]
+pub enum Begin<'a> {
+    /// Another process finished it meanwhile.
+    Ready(Box<Stored>),
+    Convert(Incoming<'a>),
+}
+
+impl Store {
+    /// Waits for the right to convert `digest`, or for another process to have done it. `waiting` hears who has it.
+    pub fn begin(&self, digest: &Digest, waiting: &mut dyn FnMut(&Owner)) -> Result<Begin<'_>> {
+        self.prepare()?;
+        let mut told: Option<Owner> = None;
+        let lock = Lock::acquire(&self.lock_of(digest), &mut |owner| {
+            if told.as_ref() != Some(owner) {
+                waiting(owner);
+                told = Some(owner.clone());
+            }
+            true
+        })?;
+        let Some(lock) = lock else {
+            return Err(Error::new(format!(
+                "cannot wait for the conversion of `{digest}`"
+            )));
+        };
+        if let Some(stored) = self.get(digest)? {
+            return Ok(Begin::Ready(Box::new(stored)));
+        }
+        self.clear_work_of(digest);
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{}.", digest.hex()))
+            .tempdir_in(self.temporary())
+            .map_err(|error| {
+                files::explain(
+                    format!("cannot write in `{}`", self.temporary().display()),
+                    error,
+                )
+            })?;
+        Ok(Begin::Convert(Incoming {
+            store: self,
+            digest: *digest,
+            directory,
+            _lock: lock,
+        }))
+    }
+
+    fn lock_of(&self, digest: &Digest) -> PathBuf {
+        self.temporary().join(format!("{}.lock", digest.hex()))
+    }
+
+    /// Removes the work of converters of `digest` that are gone; only under its lock.
+    fn clear_work_of(&self, digest: &Digest) {
+        for path in self.work() {
+            if work_digest(&path) == Some(*digest) {
+                remove(&path);
+            }
+        }
+    }
+
+    /// Removes what processes that died left in `tmp/`; every command that writes calls it.
+    pub fn clean(&self) {
+        for path in self.work() {
+            if let Some(digest) = work_digest(&path) {
+                // A lock that can be had tells that nobody works on it.
+                if let Ok(Some(_lock)) = Lock::try_acquire(&self.lock_of(&digest)) {
+                    remove(&path);
+                }
+            } else if is_old(&path) {
+                remove(&path);
+            }
+        }
+    }
+
+    fn work(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.temporary()).into_iter().flatten();
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_none_or(|end| end != "lock"))
+            .collect()
+    }
+}
+
+impl Incoming<'_> {
+    /// Where the converter writes; it exists and is empty, striped if the site wants that.
+    pub fn output(&self) -> Result<PathBuf> {
+        let path = self.directory.path().join("image.sqsh");
+        if !path.exists() {
+            File::create(&path).map_err(|error| {
+                files::explain(format!("cannot write `{}`", path.display()), error)
+            })?;
+            stripe(&path, self.store.place().stripe_count);
+        }
+        Ok(path)
+    }
+
+    /// A directory for whatever else the work needs.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Makes the image visible. The record is the last rename: an image without a record is not there.
+    pub fn publish(self, record: &ImageRecord) -> Result<Stored> {
+        let output = self.output()?;
+        let image = self.store.image_path(&self.digest);
+        let failed = |error| files::explain(format!("cannot publish `{}`", image.display()), error);
+        let file = File::open(&output).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        if size != record.squashfs.size {
+            return Err(
+                Error::new(format!("cannot publish `{}`", self.digest)).cause(format!(
+                    "the converter wrote {size} bytes and says {}",
+                    record.squashfs.size
+                )),
+            );
+        }
+        file.set_permissions(Permissions::from_mode(0o444))
+            .map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        if let Some(parent) = image.parent() {
+            files::make_directory(parent, self.store.place().sharing.directory_mode())?;
+        }
+        std::fs::rename(&output, &image).map_err(failed)?;
+        files::sync_parent(&image);
+        let path = self.store.record_path(&self.digest);
+        files::replace(
+            self.directory.path(),
+            &path,
+            record.to_json().as_bytes(),
+            0o444,
+        )?;
+        self.store.get(&self.digest)?.ok_or_else(|| {
+            Error::new(format!(
+                "cannot find `{}` right after publishing it",
+                self.digest
+            ))
+        })
+    }
+}
+
+/// `tmp/<hex>.<random>` of a conversion.
+fn work_digest(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?;
+    format!("sha256:{}", name.split_once('.')?.0).parse().ok()
+}
+
+fn remove(path: &Path) {
+    // What cannot be removed now (another user's, a busy server) is tried again by the next command.
+    let _ = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        _ => std::fs::remove_file(path),
+    };
+}
+
+/// Small files live for milliseconds; an hour leaves room for clocks that differ.
+fn is_old(path: &Path) -> bool {
+    let modified = path
+        .symlink_metadata()
+        .and_then(|meta| meta.modified())
+        .ok();
+    let age = modified.and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age.as_secs() > 3600)
+}
+
+/// Spreads a large file over Lustre's servers before its first byte; elsewhere nothing happens.
+fn stripe(path: &Path, count: i32) {
+    const LUSTRE: i128 = 0x0bd0_0bd0;
+    let on_lustre = || rustix::fs::statfs(path).is_ok_and(|fs| i128::from(fs.f_type) == LUSTRE);
+    if count != 0 && on_lustre() {
+        // Striping only makes it faster: without `lfs` the default layout serves.
+        let _ = std::process::Command::new("lfs")
+            .args(["setstripe", "-c", &count.to_string()])
+            .arg(path)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+}

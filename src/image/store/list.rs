@@ -1,0 +1,113 @@
+//! What is in the stores.
+
+use super::{Store, Stored, relative};
+use crate::error::Error;
+use crate::image::digest::Digest;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Every image of every store, and what could not be read.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub images: Vec<Listed>,
+    pub damaged: Vec<Damaged>,
+}
+
+/// One image with its names.
+#[derive(Debug)]
+pub struct Listed {
+    pub stored: Stored,
+    /// References that name it, sorted.
+    pub references: Vec<String>,
+    /// When it came into the store.
+    pub added: SystemTime,
+    /// When it was last started, or came.
+    pub used: SystemTime,
+}
+
+/// An image that is there but wrong.
+#[derive(Debug)]
+pub struct Damaged {
+    pub digest: Digest,
+    pub root: PathBuf,
+    pub error: Error,
+}
+
+impl Store {
+    /// Lists the site's stores and the user's.
+    pub fn list(&self) -> Listing {
+        let mut listing = Listing::default();
+        for root in self.roots() {
+            self.list_one(root, &mut listing);
+        }
+        listing
+    }
+
+    /// Lists the user's store only.
+    pub fn list_own(&self) -> Listing {
+        let mut listing = Listing::default();
+        self.list_one(self.root(), &mut listing);
+        listing
+    }
+
+    fn list_one(&self, root: &Path, listing: &mut Listing) {
+        let targets = self.references_of(root);
+        for digest in digests_in(root) {
+            match self.get_from(root, &digest) {
+                Ok(Some(stored)) => {
+                    let names = targets.iter().filter(|target| {
+                        target.images.values().any(|entry| entry.digest == digest)
+                    });
+                    let time = |suffix: &str| {
+                        let path = root.join(relative(&digest, suffix));
+                        path.symlink_metadata()
+                            .and_then(|meta| meta.modified())
+                            .ok()
+                    };
+                    let added = time("json").unwrap_or(SystemTime::UNIX_EPOCH);
+                    listing.images.push(Listed {
+                        references: names.map(|target| target.reference.clone()).collect(),
+                        added,
+                        used: time("used").map_or(added, |used| used.max(added)),
+                        stored,
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => listing.damaged.push(Damaged {
+                    digest,
+                    root: root.to_path_buf(),
+                    error,
+                }),
+            }
+        }
+    }
+}
+
+/// The digests that have a record, sorted. Names that are none are passed over.
+pub fn digests_in(root: &Path) -> Vec<Digest> {
+    let shards = std::fs::read_dir(root.join("images"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let is_directory =
+        |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let mut found: Vec<Digest> = shards
+        .filter(is_directory)
+        .flat_map(|shard| {
+            std::fs::read_dir(shard.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+        })
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let digest: Digest = format!("sha256:{}", name.strip_suffix(".json")?)
+                .parse()
+                .ok()?;
+            // A record in another's directory would never be found by its digest.
+            (root.join(relative(&digest, "json")) == entry.path()).then_some(digest)
+        })
+        .collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,304 @@
+//! Where images live, shared by the nodes of a cluster and safe on file systems without flock.
+//!
+//! ```text
+//! STORE/
+//!   images/ab/<manifest-digest>.sqsh   0444, never changed after its rename into place
+//!   images/ab/<manifest-digest>.json   the record, renamed last: an image without one is not there
+//!   images/ab/<manifest-digest>.used   empty; its time is when the image was last started
+//!   refs/<registry>/<repo>/<tag>.json  tag → digest per platform, when, by whom; `@<hex>.json` for a digest
+//!   refs/%files/<hex>.json             the same for references that are paths
+//!   packs/<diff-id>-<params>.{dat,idx} converted layers; may live elsewhere, bounded, least recently used go first
+//!   pins/<job>.json                    digests in use by a queued or running job
+//!   tmp/<hex>.<random>/                everything is written here, fsynced, renamed
+//!   tmp/<hex>.lock                     who converts a digest (`image/lock.rs`); losers wait, then find the image
+//! ```
+//! Content is hostile until checked: links are not followed, reads are bounded, a record must name the digest of its
+//! file. Absent: any database. The directories are the truth, and `rm -rf` of one file of a pair is survived.
+
+mod files;
+pub mod gc;
+mod incoming;
+mod list;
+pub mod pins;
+mod place;
+mod refs;
+mod remove;
+pub mod space;
+mod time;
+
+pub use files::explain;
+pub use incoming::{Begin, Incoming};
+pub use list::{Damaged, Listed, Listing};
+pub use place::Place;
+pub use refs::{Entry, Target};
+pub use time::{now_text, text_of};
+
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::platform_text;
+use crate::image::reference::Reference;
+use crate::record::{ImageRecord, MAX_BYTES, Platform};
+use std::path::{Path, PathBuf};
+
+/// The user's store and the site's before it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    place: Place,
+}
+
+/// One image that is there, whole as far as sizes tell.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub digest: Digest,
+    /// The squashfs file.
+    pub path: PathBuf,
+    pub record: ImageRecord,
+    /// The store it is in.
+    pub root: PathBuf,
+    /// Whether that store is one of the site's.
+    pub read_only: bool,
+}
+
+impl Store {
+    /// Opens without touching anything: directories are made by the first write.
+    pub fn open(place: Place) -> Store {
+        Store { place }
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.place.root
+    }
+
+    pub fn temporary(&self) -> PathBuf {
+        self.place.root.join("tmp")
+    }
+
+    /// All stores in the order in which images are looked up: the site's share the page cache of everybody.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        let site = self.place.read_only.iter().map(PathBuf::as_path);
+        site.chain([self.root()])
+    }
+
+    /// All stores in the order in which names are looked up: what the user pulled or tagged hides the site's.
+    fn name_roots(&self) -> impl Iterator<Item = &Path> {
+        let site = self.place.read_only.iter().map(PathBuf::as_path);
+        std::iter::once(self.root()).chain(site)
+    }
+
+    /// Makes the directories that every write needs.
+    pub fn prepare(&self) -> Result<()> {
+        let mode = self.place.sharing.directory_mode();
+        for name in ["", "images", "refs", "tmp"] {
+            files::make_directory(&self.place.root.join(name), mode)?;
+        }
+        Ok(())
+    }
+
+    pub fn image_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join(relative(digest, "sqsh"))
+    }
+
+    pub fn record_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join(relative(digest, "json"))
+    }
+
+    /// The image of a digest, from the site's stores or the user's.
+    pub fn get(&self, digest: &Digest) -> Result<Option<Stored>> {
+        for root in self.roots() {
+            if let Some(stored) = self.get_from(root, digest)? {
+                return Ok(Some(stored));
+            }
+        }
+        Ok(None)
+    }
+
+    fn get_from(&self, root: &Path, digest: &Digest) -> Result<Option<Stored>> {
+        let Some(bytes) = files::read(root, &relative(digest, "json"), MAX_BYTES)? else {
+            return Ok(None);
+        };
+        let image = relative(digest, "sqsh");
+        let path = root.join(&image);
+        let damaged = |why: String| {
+            Error::new(format!(
+                "image `{}` in `{}` is damaged",
+                digest.short(),
+                root.display()
+            ))
+            .cause(why)
+            .hint(format!(
+                "`carrack rm --force {}`, then pull it again",
+                digest.short()
+            ))
+        };
+        let record =
+            ImageRecord::parse(&bytes).map_err(|error| damaged(error.what().to_string()))?;
+        if record.manifest_digest != digest.to_string() {
+            return Err(damaged(format!(
+                "its record is of `{}`",
+                record.manifest_digest
+            )));
+        }
+        let Some(file) = files::open(root, &image)? else {
+            // Half removed, or another process is between its two renames of a removal.
+            return Ok(None);
+        };
+        let size = file
+            .metadata()
+            .map_err(|error| explain(format!("cannot read `{}`", path.display()), error))?
+            .len();
+        if size != record.squashfs.size {
+            return Err(damaged(format!(
+                "`{}` has {size} bytes, not {}",
+                path.display(),
+                record.squashfs.size
+            )));
+        }
+        Ok(Some(Stored {
+            digest: *digest,
+            path,
+            record,
+            root: root.to_path_buf(),
+            read_only: root != self.root(),
+        }))
+    }
+
+    /// The image that a reference names here, for a platform. Nothing is asked elsewhere.
+    pub fn find(&self, reference: &Reference, platform: &Platform) -> Result<Option<Stored>> {
+        if let Some(digest) = reference.name().and_then(|name| name.digest)
+            && let Some(stored) = self.get(&digest)?
+        {
+            return Ok(Some(stored));
+        }
+        // The user's own name for it first: they pulled or tagged it themselves.
+        for root in self.name_roots() {
+            if let Some(target) = refs::read_from(root, reference)?
+                && let Some(entry) = target.choose(platform)
+                && let Some(stored) = self.get(&entry.digest)?
+            {
+                return Ok(Some(stored));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a person names on the command line: a reference, a digest, or the first 6 or more digits of one.
+    pub fn find_named(
+        &self,
+        text: &str,
+        default_registry: &str,
+        platform: &Platform,
+    ) -> Result<Stored> {
+        if let Ok(digest) = text.parse::<Digest>()
+            && let Some(stored) = self.get(&digest)?
+        {
+            return Ok(stored);
+        }
+        let reference = named(text, default_registry)?;
+        if let Some(reference) = &reference
+            && let Some(stored) = self.find(reference, platform)?
+        {
+            return Ok(stored);
+        }
+        if let Some(stored) = self.find_by_prefix(text)? {
+            return Ok(stored);
+        }
+        let shown = reference.map_or_else(|| text.to_string(), |reference| reference.to_string());
+        let platform = platform_text(platform);
+        Err(
+            Error::new(format!("no image `{shown}` for {platform} in the store"))
+                .cause(format!(
+                    "looked in {}",
+                    self.roots()
+                        .map(|root| format!("`{}`", root.display()))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ))
+                .hint(format!(
+                    "`carrack pull {text}` brings it, `carrack images` lists what is there"
+                )),
+        )
+    }
+
+    fn find_by_prefix(&self, text: &str) -> Result<Option<Stored>> {
+        let prefix = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_hex = prefix
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hex || !(6..=64).contains(&prefix.len()) {
+            return Ok(None);
+        }
+        let mut found: Vec<Digest> = self
+            .roots()
+            .flat_map(list::digests_in)
+            .filter(|digest| digest.hex().starts_with(prefix))
+            .collect();
+        found.sort();
+        found.dedup();
+        match found.as_slice() {
+            [] => Ok(None),
+            [digest] => self.get(digest),
+            several => {
+                let all = several.iter().map(|digest| digest.hex());
+                let error = Error::usage(format!("`{text}` names {} images", several.len()));
+                Ok(Err(all.fold(error, Error::cause))?)
+            }
+        }
+    }
+
+    /// Notes that an image is being started; at most once a day, so that thousands of tasks do not write.
+    pub fn touch(&self, stored: &Stored) {
+        if stored.read_only {
+            return;
+        }
+        let stamp = self.root().join(relative(&stored.digest, "used"));
+        let fresh =
+            |time: std::time::SystemTime| time.elapsed().is_ok_and(|age| age.as_secs() < 86_400);
+        let recent = stamp
+            .symlink_metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(fresh);
+        if !recent {
+            // Only gc reads it; a store that cannot be written here is no reason to stop.
+            let _ = std::fs::File::create(&stamp);
+        }
+    }
+}
+
+/// What the text names as a reference; `None` for what can only be digits of a digest.
+fn named(text: &str, default_registry: &str) -> Result<Option<Reference>> {
+    if text.starts_with("sha256:") {
+        return Ok(None);
+    }
+    let reference = Reference::parse(text, default_registry)?;
+    match (reference.path(), std::env::current_dir()) {
+        (Some(path), Ok(directory)) if path.is_relative() => {
+            Ok(Some(reference.absolute(&directory)))
+        }
+        _ => Ok(Some(reference)),
+    }
+}
+
+/// The user, for people who read references and pins.
+fn who() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    match std::env::var("LOGNAME").or_else(|_| std::env::var("USER")) {
+        Ok(name) if !name.is_empty() => format!("{name} ({uid})"),
+        _ => uid.to_string(),
+    }
+}
+
+/// `images/ab/<hex>.<suffix>`.
+fn relative(digest: &Digest, suffix: &str) -> PathBuf {
+    let hex = digest.hex();
+    let shard: String = hex.chars().take(2).collect();
+    Path::new("images")
+        .join(shard)
+        .join(format!("{hex}.{suffix}"))
+}
+
+#[cfg(test)]
+mod tests;
