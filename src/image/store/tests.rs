@@ -113,12 +113,6 @@ fn an_image_comes_is_found_and_goes() {
     store.remove(&a, false).unwrap();
     assert!(store.get(&a).unwrap().is_none());
     assert_eq!(
-        std::fs::read_dir(store.root().join("images"))
-            .unwrap()
-            .count(),
-        0
-    );
-    assert_eq!(
         std::fs::read_dir(store.root().join("refs"))
             .unwrap()
             .count(),
