@@ -16,7 +16,7 @@ mod walk;
 mod xattr;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::{Damage, Integrity, integrity_of, verify_all};
 pub use data::Piece;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// False, said aloud, when a program is absent; a failure when `CARRACK_TESTS_REQUIRE` names it.
-fn have(program: &str) -> bool {
+pub(crate) fn have(program: &str) -> bool {
     let found = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
     });
@@ -23,7 +23,7 @@ fn have(program: &str) -> bool {
 }
 
 /// Bytes that do not compress, the same in every run.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length)
         .map(|_| {
@@ -36,7 +36,7 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Writes a tree with every type, tails, holes, hard links, a big directory and user xattrs.
-fn make_tree(root: &Path) {
+pub(crate) fn make_tree(root: &Path) {
     let put = |name: &str, bytes: &[u8]| std::fs::write(root.join(name), bytes).unwrap();
     for directory in ["empty", "many", "deep/a/b/c/d/e/f"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
@@ -66,7 +66,7 @@ fn make_tree(root: &Path) {
         nix::sys::stat::Mode::from_bits_truncate(0o640),
     )
     .unwrap();
-    let long = noise(5000, 13);
+    let long = noise(3000, 13);
     for (file, name, value) in [
         ("small", "user.note", &b"value"[..]),
         ("text", "user.note", b"value"),
@@ -80,7 +80,7 @@ fn make_tree(root: &Path) {
     }
 }
 
-fn mksquashfs(tree: &Path, image: &Path, arguments: &[&str]) -> bool {
+pub(crate) fn mksquashfs(tree: &Path, image: &Path, arguments: &[&str]) -> bool {
     let output = Command::new("mksquashfs")
         .args([tree, image])
         .args(["-no-progress", "-quiet", "-noappend", "-processors", "1"])
@@ -96,7 +96,7 @@ fn mksquashfs(tree: &Path, image: &Path, arguments: &[&str]) -> bool {
     output.status.success()
 }
 
-fn open(path: &Path) -> Image {
+pub(crate) fn open(path: &Path) -> Image {
     Image::open(
         File::open(path).unwrap(),
         Options::named(path.display().to_string()),
@@ -105,7 +105,7 @@ fn open(path: &Path) -> Image {
 }
 
 /// Path → facts as the file system itself tells them.
-fn facts_of(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn facts_of(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut todo = vec![root.to_path_buf()];
     while let Some(path) = todo.pop() {
@@ -330,7 +330,7 @@ fn random_reads_of_a_long_file_are_right() {
 }
 
 /// A checked image: squashfs, zero padding, table; and its record.
-fn sealed(path: &Path) -> crate::record::Squashfs {
+pub(crate) fn sealed(path: &Path) -> crate::record::Squashfs {
     let integrity = integrity_of(&open(path)).unwrap();
     let mut bytes = std::fs::read(path).unwrap();
     bytes.truncate(integrity.squashfs.bytes_used as usize);
