@@ -97,16 +97,28 @@ pub extern "C" fn slurm_spank_init(
 }
 
 /// srun, sbatch and salloc, when the options are known.
+///
+/// A failure ends the program here: for an `optional` plugin Slurm would only note it, and submit.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_init_post_opt(
     handle: Handle,
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
-    guard(handle, |spank, given| {
+    let code = guard(handle, |spank, given| {
         let settings = settings(count, arguments)?;
         client::post_options(spank, given, &|image| resolve(&settings.launcher, image))
-    })
+    });
+    let client = || {
+        matches!(
+            Real::new(handle, option).place(),
+            Place::Srun | Place::Allocator
+        )
+    };
+    if code != 0 && catch_unwind(AssertUnwindSafe(client)).unwrap_or(false) {
+        std::process::exit(1);
+    }
+    code
 }
 
 /// slurmstepd's child, once per task.
