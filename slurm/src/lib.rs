@@ -8,4 +8,5 @@ pub mod job;
 pub mod nearest;
 pub mod options;
 pub mod quote;
+pub mod script;
 pub mod step;
