@@ -5,6 +5,8 @@
 
 #[cfg(feature = "squashfs")]
 pub mod fuse;
+pub mod environment;
+pub mod facts;
 pub mod inside;
 pub mod mounts;
 pub mod options;

@@ -1,0 +1,109 @@
+//! What the node and the caller are, as a value. `probe` fills it; a test writes `HostFacts { uid: 7, ..HostFacts::plain() }`.
+//!
+//! Facts choose and explain. The executor trusts none of them: it opens by descriptor and finds out itself. Deliberately
+//! few: each one is looked up by every task of every step, so nothing here reads a shared file system unless the request
+//! needs it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// As inherited; the first of equal names counts.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The caller's directory; `None` if it cannot be named (deleted, unreachable).
+    pub cwd: Option<PathBuf>,
+    /// The parent's process id: ranks that one MPI launcher started on this node have it in common.
+    pub parent: u32,
+    /// GPU device nodes below `/dev`, by vendor and number.
+    pub gpus: Vec<GpuNode>,
+    /// NVIDIA's user-space driver on this node; looked up only where there are such GPUs.
+    pub driver: Driver,
+    /// CDI devices by qualified name, looked up only when asked for.
+    pub cdi: BTreeMap<String, CdiEdits>,
+    /// Contents of the files that the request names.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// What bind sources really are, looked up only where the site limits them.
+    pub real_paths: BTreeMap<PathBuf, PathBuf>,
+    /// The image's own user files, looked up only where the request needs them.
+    pub image_users: Option<ImageUsers>,
+}
+
+/// One GPU as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuNode {
+    pub vendor: Vendor,
+    pub path: PathBuf,
+    /// The number in the vendor's own count, which is how Slurm's `File=` lines usually name it.
+    pub index: u32,
+    /// False when the device cgroup refuses it (EPERM): it belongs to another job or task.
+    pub allowed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vendor {
+    Nvidia,
+    Amd,
+    Intel,
+}
+
+/// Files that belong to the host's kernel driver and must come from the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Driver {
+    pub libraries: Vec<PathBuf>,
+    pub programs: Vec<PathBuf>,
+    /// Sockets and directories of the driver's daemons.
+    pub sockets: Vec<PathBuf>,
+}
+
+/// What a CDI specification says about one device, its common part included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CdiEdits {
+    pub environment: Vec<String>,
+    pub devices: Vec<PathBuf>,
+    pub mounts: Vec<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageUsers {
+    pub passwd: Vec<u8>,
+    pub group: Vec<u8>,
+}
+
+impl HostFacts {
+    /// A plain user on a machine with nothing special.
+    pub fn plain() -> HostFacts {
+        let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        HostFacts {
+            uid: 1000,
+            gid: 1000,
+            groups: vec![1000],
+            environment: vec![
+                pair("HOME", "/home/alice"),
+                pair("PATH", "/usr/bin:/bin"),
+                pair("USER", "alice"),
+            ],
+            cwd: Some("/home/alice/run".into()),
+            parent: 4242,
+            ..HostFacts::default()
+        }
+    }
+
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_os_str())
+    }
+
+    /// A variable that holds an absolute path other than `/`.
+    pub fn directory_variable(&self, name: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(self.variable(name)?);
+        (path.is_absolute() && path.parent().is_some()).then_some(path)
+    }
+}
