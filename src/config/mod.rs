@@ -8,6 +8,7 @@
 //! permissions and the plugin's own site file protect.
 
 mod conversion;
+mod launch;
 mod layers;
 pub mod load;
 mod nearest;
@@ -17,6 +18,7 @@ mod store;
 mod units;
 
 pub use conversion::{Conversion, check_block_size, check_level};
+pub use launch::{Launch, Rules};
 pub use layers::{File, Given, Origin, Settings, merge};
 pub use load::load;
 pub use nearest::nearest;
@@ -27,6 +29,7 @@ pub use units::{Age, Size};
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything that can be set in a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,9 @@ pub struct Config {
     pub registries: Registries,
     pub pull: Pull,
     pub conversion: Conversion,
+    pub launch: Launch,
+    /// Rules by profile name.
+    pub profile: BTreeMap<String, Rules>,
 }
 
 impl Default for Config {
@@ -52,6 +58,8 @@ impl Default for Config {
             registries: Registries::default(),
             pull: Pull::default(),
             conversion: Conversion::default(),
+            launch: Launch::default(),
+            profile: BTreeMap::new(),
         }
     }
 }

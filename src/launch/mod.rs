@@ -11,6 +11,7 @@ pub mod inside;
 pub mod mounts;
 pub mod options;
 pub mod passwd;
+pub mod profile;
 pub mod request;
 pub mod spellings;
 pub mod step;

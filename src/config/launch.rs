@@ -1,0 +1,93 @@
+//! `[launch]` and `[profile.NAME]`: how processes are started inside images.
+//!
+//! A profile is a named set of rules. The built-in ones (`hpc`, `ces`, `eucaim`, `gef`) can be changed key by key and new
+//! ones can be based on them. Values have the form that the options of the same name take; they are read where they are
+//! used, in `launch/profile.rs`.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Which rules apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Launch {
+    /// The profile for those who name none.
+    pub profile: String,
+    /// Whether users may name another one.
+    pub choose_profile: bool,
+    /// Images that may be started, as beginnings of references (`registry.site.eu/approved/`); empty: all.
+    pub images: Vec<String>,
+    /// Directories searched for environment files (EDF) after the user's own.
+    pub environment_path: Vec<String>,
+}
+
+impl Default for Launch {
+    fn default() -> Self {
+        Launch {
+            profile: "hpc".into(),
+            choose_profile: true,
+            images: Vec::new(),
+            environment_path: vec!["/etc/edf".into()],
+        }
+    }
+}
+
+/// The rules of one profile; what is unset is as in `base`, in the end as in `hpc`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// The profile that this one refines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Mounts that every process gets, `SRC[:DST[:FLAGS]]`; left out where the source does not exist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binds: Option<Vec<String>>,
+    /// Whether users may mount more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_binds: Option<bool>,
+    /// Host directories that users may mount from; empty: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_bind_paths: Option<Vec<String>>,
+    /// Show the home directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<bool>,
+    /// Show the directory that the process was started from, and start there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<bool>,
+    /// `host` or `private`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmp: Option<String>,
+    /// `true`, `false` or a size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writable: Option<String>,
+    /// `keep`, `root`, `image` or `UID[:GID]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `host` or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// `auto`, `none` or `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+    /// `full` or `minimal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    /// Pass the caller's environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<bool>,
+    /// Whether a person may enter: `shell`, `attach`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interactive: Option<bool>,
+    /// Variables to set, remove (names or globs), and lists to extend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_unset: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_prepend: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_append: Option<BTreeMap<String, String>>,
+    /// Options that users of this profile may not give, by their long names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<String>>,
+}
