@@ -3,10 +3,10 @@
 //! `plan` and what it uses (`options`, `request`, `mounts`, `identity`, `environment`, `devices`, `passwd`) touch nothing:
 //! the node comes in as [`facts::HostFacts`], which only `probe` fills. Whatever acts on the node is elsewhere in this folder.
 
-#[cfg(feature = "squashfs")]
-pub mod fuse;
 pub mod environment;
 pub mod facts;
+#[cfg(feature = "squashfs")]
+pub mod fuse;
 pub mod inside;
 pub mod mounts;
 pub mod options;
