@@ -56,7 +56,8 @@ fn order_of_sources() {
         EnvRule::Unset("U*".into()),
         set("UX", "after"),
     ];
-    let rows: &[(&[&str], &[&str], &[EnvRule], &[&str])] = &[
+    type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [EnvRule], &'a [&'a str]);
+    let rows: &[Row] = &[
         (&["A=host"], &[], &[], &["A=host"]),
         (&["A=host"], &["A=image"], &[], &["A=image"]),
         (&["A=host"], &["A=image"], &rules, &["A=rule", "UX=after"]),
