@@ -6,8 +6,11 @@
 
 mod budget;
 mod command_line;
+mod corpus;
 mod floors;
 mod golden;
+mod hostile;
+mod image;
 mod need;
 mod registry;
 mod scene;
