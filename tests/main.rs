@@ -4,6 +4,7 @@
 //! registry, another tool's opinion or the kernel's, and those that look at the repository itself. Modules named
 //! `as_builder` need cargo, those named `as_root` need root; `scripts/test` runs them apart from the rest.
 
+mod broken_machine;
 mod budget;
 mod command_line;
 mod corpus;
@@ -12,5 +13,7 @@ mod golden;
 mod hostile;
 mod image;
 mod need;
+mod proxy;
+mod pulling;
 mod registry;
 mod scene;

@@ -131,6 +131,10 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The certificate of the authority that signed the registry's.
     pub fn authority(&self) -> PathBuf {
         self.directory.join("ca.crt")

@@ -29,6 +29,7 @@ impl Scene {
         for name in ["home", "work", "tmp"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
+        std::fs::write(directory.path().join("settings.toml"), "").unwrap();
         Scene {
             directory,
             environment: Vec::new(),
@@ -75,8 +76,7 @@ impl Scene {
             .env("CARRACK_STORE", self.store())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
             .env("LANG", "C.UTF-8")
-            // The site file of the machine is not part of a test.
-            .env("CARRACK_CONFIG", self.path("no-site-file.toml"))
+            .env("CARRACK_CONFIG", self.path("settings.toml"))
             .current_dir(self.path("work"))
             .stdin(Stdio::null());
         for name in ["CARRACK_PRETEND_MISSING", "RUST_BACKTRACE"] {
