@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn names_and_letters_are_unique_and_sorted() {
-        assert!(OPTIONS.is_sorted_by(|a, b| (a.name, b.srun) < (b.name, a.srun)));
+        assert!(OPTIONS.is_sorted_by(|a, b| (a.name, a.srun) < (b.name, b.srun)));
         for command in [Command::Sbatch, Command::Srun] {
             let mut letters: Vec<char> = OPTIONS
                 .iter()

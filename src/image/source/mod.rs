@@ -4,20 +4,33 @@
 //! itself; blobs are checked by the conversion while they stream through it. Nothing here decompresses a layer or knows
 //! the store.
 
-#[allow(dead_code)] // The next file in this folder calls it.
+mod directory;
+mod docker_archive;
+mod hash;
+mod layout;
+mod members;
 mod resolve;
+mod rootfs;
 pub mod settings;
+mod squashfs;
 
 pub use crate::image::manifest::Descriptor;
 pub use settings::{Secret, SourceSettings};
 
-use crate::error::{Error, Result};
+use crate::config::nearest;
+use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::Config;
 use crate::image::reference::Reference;
 use crate::record::Platform;
+use directory::Directory;
+use docker_archive::DockerArchive;
+use layout::Layout;
+use members::Members;
+use rootfs::RootfsTar;
+use squashfs::SquashfsFile;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A place that one image comes from. Safe to use from several threads.
 pub trait Source: Send + Sync {
@@ -63,6 +76,106 @@ pub enum Resolved {
 
 /// Makes ready to read; connects to nothing yet.
 pub fn open(reference: &Reference, settings: &SourceSettings) -> Result<Box<dyn Source>> {
-    let _ = settings;
-    Err(Error::new(format!("cannot open `{reference}`")).cause("this kind of source is not ready"))
+    if let Some(path) = reference.path() {
+        check_exists(path, reference)?;
+    }
+    Ok(match reference {
+        Reference::Registry(name) => {
+            return Err(Error::new(format!("cannot open `{name}`"))
+                .cause("registries are not ready in this build"));
+        }
+        Reference::Layout { path, tag } => Box::new(Layout::directory(path, tag.clone())?),
+        Reference::OciArchive { path, tag } => {
+            Box::new(Layout::archive(path, tag.clone(), settings)?)
+        }
+        Reference::DockerArchive { path, tag } => {
+            Box::new(DockerArchive::open(path, tag.clone(), settings)?)
+        }
+        Reference::Directory(path) => Box::new(Directory::open(path)?),
+        Reference::RootfsTar(path) => Box::new(RootfsTar::open(path)?),
+        Reference::Squashfs(path) => Box::new(SquashfsFile::open(path)?),
+        Reference::Sif(path) => Box::new(SquashfsFile::open_sif(path)?),
+        Reference::File(path) => return open_unknown(path, settings),
+    })
 }
+
+/// Looks inside to tell what a path is.
+fn open_unknown(path: &Path, settings: &SourceSettings) -> Result<Box<dyn Source>> {
+    if path.is_dir() {
+        return Ok(match path.join("oci-layout").exists() {
+            true => Box::new(Layout::directory(path, None)?),
+            false => Box::new(Directory::open(path)?),
+        });
+    }
+    let mut start = [0; 64];
+    let got = members::open_regular(path)?
+        .read(&mut start)
+        .or_say(|| format!("cannot read `{}`", path.display()))?;
+    let start = start.get(..got).unwrap_or_default();
+    if start.starts_with(b"hsqs") {
+        return Ok(Box::new(SquashfsFile::open(path)?));
+    }
+    if squashfs::is_sif(start) {
+        return Ok(Box::new(SquashfsFile::open_sif(path)?));
+    }
+    if rootfs::kind(path)? == rootfs::Kind::Rootfs {
+        return Ok(Box::new(RootfsTar::open(path)?));
+    }
+    // Newer `docker save` writes both forms in one archive; the layout's digests are the registry's.
+    let members = Members::open(path, settings)?;
+    if members.has("oci-layout") && members.has("index.json") {
+        return Ok(Box::new(Layout::members(members, path, None)?));
+    }
+    Ok(Box::new(DockerArchive::members(members, path, None)?))
+}
+
+/// A missing file is told as such, never as an image that a registry lacks.
+fn check_exists(path: &Path, reference: &Reference) -> Result<()> {
+    let error = match std::fs::metadata(path) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    let shown = path.display();
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Err(Error::new(format!("cannot open `{shown}`")).source(error));
+    }
+    let mut missing = Error::new(format!("there is no file `{shown}`"));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            let names: Vec<String> = entries
+                .take(1000)
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .collect();
+            let wrong = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(near) = nearest(&wrong, names.iter().map(String::as_str)) {
+                missing = missing.hint(format!(
+                    "did you mean `{}`?",
+                    directory.join(near).display()
+                ));
+            }
+        }
+        Err(_) => missing = missing.cause(format!("`{}` cannot be listed", directory.display())),
+    }
+    if path.starts_with("~") {
+        missing = missing.hint("`~` is only understood by shells; write the whole path");
+    }
+    if matches!(
+        reference,
+        Reference::Squashfs(_) | Reference::Sif(_) | Reference::File(_)
+    ) && !path.is_absolute()
+        && !path.starts_with("~")
+        && !path.starts_with(".")
+    {
+        missing = missing.hint(format!(
+            "an image in a registry is named `docker://{shown}`"
+        ));
+    }
+    Err(missing)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,549 @@
+//! A job, with its image pinned and its container options spelled out → the bash script that sbatch is given.
+//!
+//! The text is what a careful person would write by hand: it can be read, changed and submitted without carrack's help.
+//! Deliberately absent: any choice. What to run, with which options and which image, is decided before this.
+
+use crate::job::{Direction, ImageOn, Run, Setting, Stage, StageOn, StepLauncher};
+use crate::quote::{live, sbatch, word};
+use std::fmt::Write;
+
+/// Everything that the script says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    /// The job's name; it also begins the names of the log and the record.
+    pub name: String,
+    /// Who made the script, and from which file: `carrack 0.1.0 from wrf.toml`.
+    pub made_by: String,
+    /// What a reader should know, one line each.
+    pub notes: Vec<String>,
+    pub options: Vec<Setting>,
+    pub components: Vec<Vec<Setting>>,
+    /// The directory that holds `carrack`, if it is not on everybody's path.
+    pub program_dir: Option<String>,
+    /// The image by digest.
+    pub image: Option<String>,
+    /// Its file on the shared file system and the SHA-256 of that, for copies on the nodes.
+    pub image_file: Option<(String, String)>,
+    pub image_on: ImageOn,
+    pub environment: Vec<(String, String)>,
+    /// Options for the launcher, as words in which variables are live.
+    pub container: Vec<String>,
+    pub stages: Vec<Stage>,
+    pub steps: Vec<ScriptStep>,
+    /// Whether jobs of an array run it.
+    pub array: bool,
+    pub runs_on: RunsOn,
+}
+
+/// Who runs the script.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunsOn {
+    #[default]
+    Slurm,
+    /// This machine: one task per step, no queue.
+    Here,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptStep {
+    pub name: String,
+    pub command: Run,
+    pub launcher: StepLauncher,
+    pub options: Vec<Setting>,
+    pub environment: Vec<(String, String)>,
+    pub container: InContainer,
+}
+
+/// What a step runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InContainer {
+    No,
+    /// The job's image and options.
+    Same,
+    /// An image of its own (or the job's) and all of its options.
+    Own {
+        image: Option<String>,
+        options: Vec<String>,
+    },
+}
+
+impl Script {
+    /// The name of the job's files for `sbatch --output`, without ending; `%` in the job's name is not a pattern there.
+    pub fn output_stem(name: &str, array: bool) -> String {
+        let pattern = if array { "%A_%a" } else { "%j" };
+        format!("{}-{pattern}", file_name(name).replace('%', "%%"))
+    }
+
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        self.header(out)?;
+        self.setup(out)?;
+        self.functions(out)?;
+        self.body(out)
+    }
+
+    fn slurm(&self) -> bool {
+        self.runs_on == RunsOn::Slurm
+    }
+
+    /// A private directory on the nodes is made for copies only.
+    fn scratch(&self) -> bool {
+        !self.stages.is_empty() || self.copies_image()
+    }
+
+    fn copies_image(&self) -> bool {
+        self.slurm() && self.image_on == ImageOn::Node && self.image_file.is_some()
+    }
+
+    fn every_node(&self) -> bool {
+        self.scratch() && self.slurm()
+    }
+
+    fn header(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "#!/bin/bash")?;
+        writeln!(
+            out,
+            "# {}: made by {}. Plain bash: read it, change it, submit it with {}.",
+            one_line(&self.name),
+            one_line(&self.made_by),
+            if self.slurm() { "sbatch" } else { "bash" },
+        )?;
+        for note in &self.notes {
+            writeln!(out, "# {}", one_line(note))?;
+        }
+        if self.slurm() {
+            for (index, options) in std::iter::once(&self.options)
+                .chain(&self.components)
+                .enumerate()
+            {
+                if index > 0 {
+                    writeln!(out, "#SBATCH hetjob")?;
+                }
+                for setting in options {
+                    match &setting.value {
+                        // The job file's parser refuses line breaks.
+                        Some(value) => {
+                            let value = sbatch(value)
+                                .or_else(|| sbatch(&one_line(value)))
+                                .unwrap_or_default();
+                            writeln!(out, "#SBATCH --{}={value}", setting.name)?;
+                        }
+                        None => writeln!(out, "#SBATCH --{}", setting.name)?,
+                    }
+                }
+            }
+        }
+        writeln!(out)
+    }
+
+    fn setup(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(
+            out,
+            "# Not -e: after a failed step the end of this script must still run, so each step is checked instead."
+        )?;
+        writeln!(out, "set -uo pipefail")?;
+        if let Some(dir) = &self.program_dir {
+            writeln!(out, "export PATH={}:$PATH", word(dir))?;
+        }
+        let job = match (self.slurm(), self.array) {
+            (true, true) => "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
+            (true, false) => "$SLURM_JOB_ID",
+            (false, _) => "local-$$",
+        };
+        writeln!(
+            out,
+            "record=$PWD/{}-{job}.json",
+            word(&file_name(&self.name))
+        )?;
+        if self
+            .options
+            .iter()
+            .any(|setting| setting.name == "cpus-per-task")
+            && self.slurm()
+        {
+            writeln!(
+                out,
+                "\n# srun does not take this over from sbatch by itself."
+            )?;
+            writeln!(out, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")?;
+        }
+        if !self.environment.is_empty() {
+            writeln!(out)?;
+        }
+        for (name, value) in &self.environment {
+            writeln!(out, "export {name}={}", live(value))?;
+        }
+        if self.scratch() {
+            writeln!(
+                out,
+                "\n# A directory of this job alone on {} disk; it goes when the job ends.",
+                if self.slurm() {
+                    "each node's own"
+                } else {
+                    "this machine's"
+                }
+            )?;
+            let job = if self.slurm() {
+                "$SLURM_JOB_ID"
+            } else {
+                "local-$$"
+            };
+            writeln!(out, "export TMPDIR=${{TMPDIR:-/tmp}}/carrack-{job}")?;
+        }
+        if let Some(image) = &self.image {
+            writeln!(
+                out,
+                "\n# By digest: what was checked is what runs, wherever its tag points by then."
+            )?;
+            writeln!(out, "image={}", word(image))?;
+            write_array(out, "container", &self.container_words())?;
+        }
+        writeln!(out)
+    }
+
+    /// The job's options, and the job's own directory under its own name.
+    fn container_words(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.container.iter().map(|option| live(option)).collect();
+        if !self.stages.is_empty() {
+            words.extend(["--bind".to_string(), "\"$TMPDIR\"".to_string()]);
+        }
+        words
+    }
+
+    fn functions(&self, out: &mut String) -> std::fmt::Result {
+        if self.every_node() {
+            out.push_str(EVERY_NODE);
+        }
+        if !self.stages.is_empty() {
+            out.push_str(COPY);
+        }
+        out.push_str(STEP);
+        self.finish(out)?;
+        out.push_str(TRAPS);
+        Ok(())
+    }
+
+    fn finish(&self, out: &mut String) -> std::fmt::Result {
+        out.push_str(FINISH_HEAD);
+        let outs: Vec<&Stage> = self
+            .stages
+            .iter()
+            .filter(|stage| stage.direction == Direction::Out)
+            .collect();
+        for stage in &outs {
+            writeln!(out, "    {} || kept=$TMPDIR", self.copy_line(stage))?;
+        }
+        if !outs.is_empty() {
+            writeln!(out, "    if [[ -n $kept ]]; then")?;
+            writeln!(
+                out,
+                "        echo \"{}: not all results could be copied; they stay in $kept on $(hostname)\" >&2",
+                echoable(&self.name)
+            )?;
+            writeln!(out, "        ((code)) || code=1")?;
+            writeln!(out, "    fi")?;
+        }
+        if self.scratch() {
+            let remove = if self.every_node() { "every_node " } else { "" };
+            writeln!(
+                out,
+                "    [[ -n $kept ]] || {remove}sh -c 'chmod -R u+rwX -- \"$1\" && rm -rf -- \"$1\"' - \"$TMPDIR\""
+            )?;
+        }
+        writeln!(
+            out,
+            "    carrack record finish \"$record\" --code \"$code\" --kept \"$kept\""
+        )?;
+        writeln!(out, "    exit \"$code\"\n}}\n")
+    }
+
+    fn copy_line(&self, stage: &Stage) -> String {
+        let (from, to) = (live(&stage.from), live(&stage.to));
+        match (stage.on, stage.direction, self.slurm()) {
+            (StageOn::First, _, _) | (_, _, false) => format!("copy {from} {to}"),
+            (StageOn::Every, Direction::In, true) => {
+                format!(
+                    "every_node bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2\"' - {from} {to}"
+                )
+            }
+            (StageOn::Every, Direction::Out, true) => {
+                format!(
+                    "every_node bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2/$SLURMD_NODENAME\"' - {from} {to}"
+                )
+            }
+        }
+    }
+
+    fn body(&self, out: &mut String) -> std::fmt::Result {
+        let image = if self.image.is_some() {
+            " --image \"$image\""
+        } else {
+            ""
+        };
+        writeln!(out, "carrack record start \"$record\"{image}")?;
+        if self.scratch() {
+            let make = if self.every_node() { "every_node " } else { "" };
+            writeln!(out, "{make}mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;
+        }
+        if self.copies_image() {
+            self.broadcast(out)?;
+        }
+        let ins: Vec<&Stage> = self
+            .stages
+            .iter()
+            .filter(|stage| stage.direction == Direction::In)
+            .collect();
+        if !ins.is_empty() {
+            writeln!(out, "\n# Bring the input.")?;
+        }
+        for stage in ins {
+            writeln!(out, "{} || exit", self.copy_line(stage))?;
+        }
+        for step in &self.steps {
+            writeln!(out)?;
+            self.step(out, step)?;
+        }
+        Ok(())
+    }
+
+    fn broadcast(&self, out: &mut String) -> std::fmt::Result {
+        let Some((file, sha256)) = &self.image_file else {
+            return Ok(());
+        };
+        writeln!(
+            out,
+            "\n# A copy of the image on each node's disk; should that fail, the shared file does."
+        )?;
+        writeln!(out, "file={}", word(file))?;
+        writeln!(out, "if sbcast --force \"$file\" \"$TMPDIR/image.sqsh\" &&")?;
+        writeln!(
+            out,
+            "    sbcast --force \"${{file%.sqsh}}.json\" \"$TMPDIR/image.json\" &&"
+        )?;
+        writeln!(
+            out,
+            "    every_node sh -c 'echo \"$1  $2\" | sha256sum --check --status' - {} \"$TMPDIR/image.sqsh\"; then",
+            word(sha256)
+        )?;
+        writeln!(out, "    image=$TMPDIR/image.sqsh")?;
+        writeln!(out, "else")?;
+        writeln!(
+            out,
+            "    echo \"{}: the image could not be copied to all nodes; using the shared file\" >&2",
+            echoable(&self.name)
+        )?;
+        writeln!(out, "fi")
+    }
+
+    fn step(&self, out: &mut String, step: &ScriptStep) -> std::fmt::Result {
+        let mut words = vec!["step".to_string(), word(&step.name)];
+        if !step.environment.is_empty() {
+            words.push("env".to_string());
+            let set = |(name, value): &(String, String)| format!("{name}={}", live(value));
+            words.extend(step.environment.iter().map(set));
+        }
+        match step.launcher {
+            StepLauncher::Srun if self.slurm() => {
+                words.push("srun".to_string());
+                let has = |name: &str| step.options.iter().any(|setting| setting.name == name);
+                let single = |setting: &Setting| {
+                    setting.name == "ntasks" && setting.value.as_deref() == Some("1")
+                };
+                // srun would warn that one task cannot run on all of the job's nodes.
+                if step.options.iter().any(single) && !has("nodes") {
+                    words.push("--nodes=1".to_string());
+                }
+                words.extend(step.options.iter().map(|setting| word(&setting.argument())));
+            }
+            StepLauncher::Mpirun => {
+                words.push("mpirun".to_string());
+                for setting in step
+                    .options
+                    .iter()
+                    .filter(|setting| setting.name == "ntasks")
+                {
+                    words.extend([
+                        "-n".to_string(),
+                        word(setting.value.as_deref().unwrap_or("1")),
+                    ]);
+                }
+            }
+            StepLauncher::Srun | StepLauncher::Script => {}
+        }
+        match &step.container {
+            InContainer::No => {}
+            InContainer::Same => {
+                words.extend(["carrack".to_string(), verb(step).to_string()]);
+                if !self.container_words().is_empty() {
+                    words.push("\"${container[@]}\"".to_string());
+                }
+                words.push("\"$image\"".to_string());
+            }
+            InContainer::Own { image, options } => {
+                words.extend(["carrack".to_string(), verb(step).to_string()]);
+                words.extend(options.iter().map(|option| live(option)));
+                if !self.stages.is_empty() {
+                    words.extend(["--bind".to_string(), "\"$TMPDIR\"".to_string()]);
+                }
+                words.push(
+                    image
+                        .as_ref()
+                        .map_or("\"$image\"".to_string(), |image| word(image)),
+                );
+            }
+        }
+        let separator = (step.container != InContainer::No && step.command != Run::Image)
+            .then(|| "--".to_string());
+        words.extend(separator);
+        match &step.command {
+            Run::Words(command) => words.extend(command.iter().map(|argument| word(argument))),
+            Run::Shell(line) => words.extend(["sh".to_string(), "-c".to_string(), word(line)]),
+            Run::Image => {}
+        }
+        words.push("|| exit".to_string());
+        out.push_str(&wrapped(&words));
+        Ok(())
+    }
+}
+
+/// `run` is for what the image runs by default.
+fn verb(step: &ScriptStep) -> &'static str {
+    if step.command == Run::Image {
+        "run"
+    } else {
+        "exec"
+    }
+}
+
+const EVERY_NODE: &str = r#"# Runs a command once on each node.
+every_node() {
+    srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
+}
+
+"#;
+
+const COPY: &str = r#"# Copies a file or a directory to exactly this path.
+copy() {
+    mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2"
+}
+
+"#;
+
+const STEP: &str = r#"# Runs a step. In the background, because bash acts on a signal only when nothing runs in the foreground.
+running=
+step() {
+    local name=$1 start code
+    shift
+    start=$(date +%s)
+    "$@" <&0 &
+    running=$!
+    wait "$running"
+    code=$?
+    running=
+    carrack record step "$record" --name "$name" --start "$start" --code "$code" -- "$@"
+    return "$code"
+}
+
+"#;
+
+const FINISH_HEAD: &str = r#"# Runs once, however the job ends: all steps done, a step failed, cancelled, or out of time.
+finish() {
+    local code=$? kept=
+    trap - EXIT
+    trap : TERM INT
+    if [[ -n $running ]]; then
+        kill -TERM "$running"
+        wait "$running"
+    fi
+"#;
+
+const TRAPS: &str = r#"trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+"#;
+
+fn write_array(out: &mut String, name: &str, words: &[String]) -> std::fmt::Result {
+    if words.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{name}=(")?;
+    let mut line = String::new();
+    for word in words {
+        // One option with its value per line.
+        if word.starts_with("--") && !line.is_empty() {
+            writeln!(out, "    {line}")?;
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(out, "    {line}")?;
+    writeln!(out, ")")
+}
+
+/// A command over several lines where one would be too long to read.
+fn wrapped(words: &[String]) -> String {
+    const WIDTH: usize = 118;
+    let mut text = String::new();
+    let mut column = 0;
+    for word in words {
+        let length = word.chars().count();
+        if column == 0 {
+            text.push_str(word);
+            column = length;
+        } else if column + 1 + length + 2 > WIDTH {
+            text.push_str(" \\\n    ");
+            text.push_str(word);
+            column = 4 + length;
+        } else {
+            text.push(' ');
+            text.push_str(word);
+            column += 1 + length;
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// A comment that cannot leave its line.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Text inside double quotes of an `echo`.
+fn echoable(text: &str) -> String {
+    let keep = |c: char| c.is_alphanumeric() || " _-./:=@%+,".contains(c);
+    text.chars()
+        .map(|c| if keep(c) { c } else { '_' })
+        .collect()
+}
+
+/// A job's name as the beginning of a file's name.
+pub fn file_name(name: &str) -> String {
+    let keep =
+        |c: char| !c.is_control() && !c.is_whitespace() && !"/\\\"'`$*?[]{}()<>|&;!#~".contains(c);
+    let safe: String = name
+        .chars()
+        .map(|c| if keep(c) { c } else { '_' })
+        .take(80)
+        .collect();
+    match safe.trim_start_matches(['-', '.']) {
+        "" => "job".to_string(),
+        rest => rest.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "script_tests.rs"]
+mod tests;
