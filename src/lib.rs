@@ -33,5 +33,8 @@ pub mod cli;
 
 pub mod launch;
 
+#[cfg(feature = "cli")]
+pub mod jobs;
+
 #[allow(unsafe_code)]
 pub mod sys;

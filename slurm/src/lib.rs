@@ -4,6 +4,7 @@
 //! processes, the environment of this process.
 
 pub mod document;
+pub mod edf;
 pub mod job;
 pub mod nearest;
 pub mod options;

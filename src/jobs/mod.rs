@@ -1,0 +1,6 @@
+//! Jobs: from a job file or a command line to a script in Slurm's queue, and what became of it.
+//!
+//! The texts are `carrack-slurm`'s; this module looks at files, the store and Slurm's commands. Deliberately absent:
+//! printing, which is the fronts' part.
+
+pub mod environment;
