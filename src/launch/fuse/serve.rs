@@ -1,21 +1,24 @@
 //! The device: requests in, answers out, on as many threads as have work.
 //!
-//! Threads start here, after the fork that made the server process, never before. They all read the one device; a
-//! thread that takes a request while nobody else waits starts another, up to the limit, so that a single reader costs
-//! two threads and a full node gets as many as it needs. When the last process of the capsule is gone the kernel
-//! unmounts, every read gives ENODEV, and [`serve`] returns.
+//! Threads start here, after the fork that made the server process, never before. At most one thread listens while the
+//! others rest, so that a single reader of the image is always answered by the same warm thread (two listeners take
+//! turns, which doubled the time of a tree walk). A second thread is called when one is about to read or decompress a
+//! block, or when more requests are waiting. When the last process of the capsule is gone the kernel unmounts, every
+//! read gives ENODEV, and [`serve`] returns.
 
 use super::answer::{Answer, Answerer, Workspace};
 use super::protocol::{Reply, Request};
 use crate::error::{Context, Error, Result};
 use crate::squashfs::read::Image;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{IoSlice, Write};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::thread::{Builder, Scope};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 
 /// The kernel demands 8 KiB; more lets it forget many nodes in one message.
 const REQUEST_MAX: usize = 32 << 10;
@@ -40,15 +43,25 @@ pub struct ServeOptions {
     pub without: u32,
 }
 
-struct Server<'a> {
-    device: &'a OwnedFd,
+/// Who does what; each number is a count of threads.
+#[derive(Default)]
+struct Crew {
+    all: usize,
+    listening: usize,
+    resting: usize,
+    /// Resting threads that were called and have not woken yet.
+    called: usize,
+    ended: bool,
+}
+
+struct Server {
+    device: OwnedFd,
     answerer: Answerer,
     log: Option<File>,
     messages: AtomicU32,
-    /// Threads that exist, and that wait for a request.
-    threads: AtomicUsize,
-    waiting: AtomicUsize,
     limit: usize,
+    crew: Mutex<Crew>,
+    call: Condvar,
 }
 
 /// Serves a mounted device until it is unmounted.
@@ -57,27 +70,50 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Resul
         0 => std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 64)),
         threads => threads,
     };
-    let server = Server {
-        device: &device,
-        answerer: Answerer::new(image, options.owner, !options.without),
+    let server = Arc::new(Server {
+        device,
+        answerer: Answerer::new(Arc::clone(&image), options.owner, !options.without),
         log: options.log,
         messages: AtomicU32::new(0),
-        threads: AtomicUsize::new(1),
-        waiting: AtomicUsize::new(0),
         limit,
-    };
-    std::thread::scope(|scope| server.work(scope))
+        crew: Mutex::new(Crew {
+            all: 1,
+            ..Crew::default()
+        }),
+        call: Condvar::new(),
+    });
+    let weak = Arc::downgrade(&server);
+    image.before_slow(Box::new(move || {
+        if let Some(server) = weak.upgrade() {
+            server.somebody_listens();
+        }
+    }));
+    let result = server.work();
+    // The other threads end by themselves, at the latest when their answer is done; nobody needs them any more.
+    let mut crew = server.crew();
+    crew.ended = true;
+    server.call.notify_all();
+    while crew.all > 1 {
+        crew = server
+            .call
+            .wait(crew)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    result
 }
 
-impl Server<'_> {
+impl Server {
+    fn crew(&self) -> MutexGuard<'_, Crew> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One thread's life.
-    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Result<()> {
+    fn work(self: &Arc<Self>) -> Result<()> {
         let mut buffer = vec![0; REQUEST_MAX];
         let mut workspace = Workspace::default();
-        loop {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let read = rustix::io::read(self.device, buffer.as_mut_slice());
-            let alone = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+        while self.my_turn() {
+            let read = rustix::io::read(&self.device, buffer.as_mut_slice());
+            self.crew().listening -= 1;
             let length = match read {
                 Ok(length) => length,
                 // ENOENT: the request was taken back meanwhile.
@@ -88,8 +124,8 @@ impl Server<'_> {
                         .or_say(|| "cannot read from the FUSE device");
                 }
             };
-            if alone {
-                self.one_more(scope);
+            if self.more_requests() {
+                self.somebody_listens();
             }
             let Some(request) = Request::parse(buffer.get(..length).unwrap_or_default()) else {
                 self.tell(&Error::new(
@@ -97,7 +133,11 @@ impl Server<'_> {
                 ));
                 continue;
             };
-            let answer = self.answerer.answer(&request, &mut workspace);
+            // A panic would leave the caller without an answer, for ever.
+            let answer = catch_unwind(AssertUnwindSafe(|| {
+                self.answerer.answer(&request, &mut workspace)
+            }))
+            .unwrap_or_else(|_| Answer::Failed(Error::new("the FUSE server has a bug")));
             match self.send(&request, answer, &mut workspace) {
                 // ENOENT: whoever asked was interrupted.
                 Ok(()) | Err(Errno::NOENT | Errno::INTR) => {}
@@ -110,23 +150,61 @@ impl Server<'_> {
             // Blocks must not outlive their request: the cache counts on being the one owner.
             workspace.pieces.clear();
         }
+        Ok(())
     }
 
-    fn one_more<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let there = self.threads.fetch_add(1, Ordering::Relaxed);
-        // At a limit of processes the threads that exist do all the work.
-        if there >= self.limit
-            || Builder::new()
-                .name("fuse".into())
-                .stack_size(STACK)
-                .spawn_scoped(scope, || {
-                    if let Err(error) = self.work(scope) {
-                        self.tell(&error);
-                    }
-                })
-                .is_err()
-        {
-            self.threads.fetch_sub(1, Ordering::Relaxed);
+    /// Rests while somebody else listens; false at the end.
+    fn my_turn(&self) -> bool {
+        let mut crew = self.crew();
+        if crew.listening > 0 && !crew.ended {
+            crew.resting += 1;
+            while crew.called == 0 && !crew.ended {
+                crew = self.call.wait(crew).unwrap_or_else(PoisonError::into_inner);
+            }
+            crew.resting -= 1;
+            crew.called = crew.called.saturating_sub(1);
+        }
+        crew.listening += 1;
+        !crew.ended
+    }
+
+    fn more_requests(&self) -> bool {
+        let mut poll = [PollFd::new(&self.device, PollFlags::IN)];
+        rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Calls or makes a thread if none listens and none was called to.
+    fn somebody_listens(self: &Arc<Self>) {
+        let mut crew = self.crew();
+        if crew.listening > 0 || crew.called > 0 || crew.ended {
+            return;
+        }
+        if crew.resting > 0 {
+            crew.called += 1;
+            self.call.notify_one();
+            return;
+        }
+        if crew.all >= self.limit {
+            return;
+        }
+        crew.all += 1;
+        drop(crew);
+        let server = Arc::clone(self);
+        let made = Builder::new()
+            .name("fuse".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                if let Err(error) = server.work() {
+                    server.tell(&error);
+                }
+                let mut crew = server.crew();
+                crew.all -= 1;
+                crew.ended = true;
+                server.call.notify_all();
+            });
+        if made.is_err() {
+            // At a limit of processes the threads that exist do all the work.
+            self.crew().all -= 1;
         }
     }
 
@@ -149,7 +227,7 @@ impl Server<'_> {
         };
         pieces.clear();
         reply.finish(request.unique, errno, 0);
-        rustix::io::write(self.device, &reply.bytes).map(drop)
+        rustix::io::write(&self.device, &reply.bytes).map(drop)
     }
 
     fn send_pieces(&self, request: &Request, workspace: &mut Workspace) -> Result<(), Errno> {
@@ -173,7 +251,7 @@ impl Server<'_> {
                 }
             }
         }
-        rustix::io::writev(self.device, &slices).map(drop)
+        rustix::io::writev(&self.device, &slices).map(drop)
     }
 
     /// One line: what and why.

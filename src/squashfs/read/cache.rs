@@ -78,13 +78,16 @@ impl Cache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The block of `key`; `make` gets an old buffer to fill (of any length) when it is not there.
+    /// The block of `key`; `make` gets an old buffer to fill (of any length) when it is not there. `slow` is called
+    /// once before anything that takes long: making the block, or waiting for the thread that makes it.
     pub fn get<E>(
         &self,
         key: Key,
+        slow: impl Fn(),
         make: impl FnOnce(Vec<u8>) -> Result<Block, E>,
     ) -> Result<Arc<Block>, E> {
         let mut state = self.lock();
+        let mut told = false;
         loop {
             match state.slots.get(&key) {
                 Some(Slot::Ready(index)) => {
@@ -94,6 +97,12 @@ impl Cache {
                         return Ok(Arc::clone(&seat.block));
                     }
                     break;
+                }
+                Some(Slot::Pending) if !told => {
+                    drop(state);
+                    slow();
+                    told = true;
+                    state = self.lock();
                 }
                 Some(Slot::Pending) => {
                     state.waiting = state.waiting.saturating_add(1);
@@ -116,6 +125,9 @@ impl Cache {
             key,
             block: None,
         };
+        if !told {
+            slow();
+        }
         let block = Arc::new(make(buffer)?);
         pending.block = Some(Arc::clone(&block));
         Ok(block)
@@ -212,11 +224,15 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for key in 0..50 {
-                        let got = cache.get::<()>((key, 0), |_| {
-                            made.fetch_add(1, SeqCst);
-                            std::thread::yield_now();
-                            Ok(block(key as u8, 100))
-                        });
+                        let got = cache.get::<()>(
+                            (key, 0),
+                            || (),
+                            |_| {
+                                made.fetch_add(1, SeqCst);
+                                std::thread::yield_now();
+                                Ok(block(key as u8, 100))
+                            },
+                        );
                         assert_eq!(got.unwrap().bytes(), [key as u8; 100]);
                     }
                 });
@@ -229,10 +245,12 @@ mod tests {
     fn memory_stays_under_the_limit_and_used_blocks_stay_longer() {
         let cache = Cache::new(1000);
         for key in 0..100 {
-            cache.get::<()>((key, 0), |_| Ok(block(1, 100))).unwrap();
+            cache
+                .get::<()>((key, 0), || (), |_| Ok(block(1, 100)))
+                .unwrap();
             // Block 0 is wanted all the time.
             cache
-                .get::<()>((0, 0), |_| panic!("block 0 was evicted"))
+                .get::<()>((0, 0), || (), |_| panic!("block 0 was evicted"))
                 .unwrap();
             assert!(cache.bytes() <= 1000);
         }
@@ -241,14 +259,17 @@ mod tests {
     #[test]
     fn a_failure_is_not_remembered_and_does_not_block() {
         let cache = Cache::new(1000);
-        assert_eq!(cache.get((7, 0), |_| Err("broken")).unwrap_err(), "broken");
+        assert_eq!(
+            cache.get((7, 0), || (), |_| Err("broken")).unwrap_err(),
+            "broken"
+        );
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cache.get::<()>((7, 0), |_| panic!("decoder"))
+            cache.get::<()>((7, 0), || (), |_| panic!("decoder"))
         }));
         assert!(panicked.is_err());
         assert_eq!(
             cache
-                .get::<()>((7, 0), |_| Ok(block(9, 5)))
+                .get::<()>((7, 0), || (), |_| Ok(block(9, 5)))
                 .unwrap()
                 .bytes(),
             [9; 5]
@@ -259,7 +280,9 @@ mod tests {
     fn one_block_larger_than_the_limit_is_served() {
         let cache = Cache::new(10);
         for key in 0..3 {
-            let got = cache.get::<()>((key, 0), |_| Ok(block(3, 100))).unwrap();
+            let got = cache
+                .get::<()>((key, 0), || (), |_| Ok(block(3, 100)))
+                .unwrap();
             assert_eq!(got.bytes().len(), 100);
         }
         assert!(cache.bytes() <= 100);

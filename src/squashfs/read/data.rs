@@ -216,8 +216,11 @@ impl Image {
 
     /// A data or fragment block.
     pub(super) fn data_block(&self, start: u64, word: u32) -> Result<Arc<Block>> {
-        self.data
-            .get((start, word), |buffer| self.make_data(start, word, buffer))
+        self.data.get(
+            (start, word),
+            || self.slow(),
+            |buffer| self.make_data(start, word, buffer),
+        )
     }
 
     fn make_data(&self, start: u64, word: u32, mut buffer: Vec<u8>) -> Result<Block> {

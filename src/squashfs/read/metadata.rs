@@ -47,8 +47,11 @@ pub(super) fn copy(to: &mut [u8], from: &[u8]) -> usize {
 impl Image {
     /// The metadata block stored at an absolute position.
     pub(super) fn metadata_block(&self, position: u64) -> Result<Arc<Block>> {
-        self.metadata
-            .get((position, 0), |buffer| self.make_metadata(position, buffer))
+        self.metadata.get(
+            (position, 0),
+            || self.slow(),
+            |buffer| self.make_metadata(position, buffer),
+        )
     }
 
     fn make_metadata(&self, position: u64, mut buffer: Vec<u8>) -> Result<Block> {

@@ -87,6 +87,7 @@ pub struct Image {
     lists: data::Lists,
     resume: directory::Resume,
     integrity: OnceLock<check::Checked>,
+    before_slow: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What one thread needs to make one block.
@@ -157,6 +158,7 @@ impl Image {
             lists: data::Lists::default(),
             resume: directory::Resume::default(),
             integrity: OnceLock::new(),
+            before_slow: OnceLock::new(),
             file,
             name: options.name,
             offset: options.offset,
@@ -181,6 +183,18 @@ impl Image {
     /// The root directory.
     pub fn root(&self) -> InodeReference {
         self.superblock.root_inode
+    }
+
+    /// Sets what a thread calls before it reads and decompresses, or waits for one that does: a server lets another
+    /// thread listen meanwhile. Only the first call has an effect.
+    pub fn before_slow(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.before_slow.set(tell);
+    }
+
+    fn slow(&self) {
+        if let Some(tell) = self.before_slow.get() {
+            tell();
+        }
     }
 
     /// Bytes in the caches now.
