@@ -3,9 +3,11 @@
 pub mod convert;
 pub mod credentials;
 pub mod digest;
+pub mod entry;
 pub mod lock;
 pub mod manifest;
 pub mod progress;
 pub mod reference;
 pub mod source;
 pub mod store;
+pub mod tree;

@@ -1,3 +1,22 @@
 //! Packs: one layer, decompressed, hashed and compressed into squashfs blocks once, reused by every image that has it.
+//!
+//! ```text
+//! read → sha256 → inflate → sha256 → tar → blocks ─┐            (per layer: three threads)
+//!                                     │            ├→ compression pool → .dat, in order
+//!                                     └ entries ───┴→ .idx
+//! ```
+//! A pack says nothing of other layers: what is hidden by what is decided by the merge. Everything that a layer holds is
+//! in its pack, hidden or not, because a hard link of an upper layer may need it.
 
+pub mod blocks;
 pub mod cache;
+pub mod index;
+pub mod layer;
+pub mod path;
+pub mod pool;
+pub mod sniff;
+pub mod stream;
+pub mod tar;
+
+/// Raised with every change of the bytes that a layer or an image becomes.
+pub const FORMAT: u32 = 1;

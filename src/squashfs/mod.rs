@@ -7,3 +7,4 @@ pub mod decompress;
 pub mod format;
 pub mod integrity;
 pub mod read;
+pub mod write;

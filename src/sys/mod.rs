@@ -5,6 +5,7 @@
 //! Deliberately absent: policy, messages for users, retries.
 
 pub mod attempt;
+pub mod clone_range;
 pub mod exec;
 pub mod fd;
 pub mod mount;

@@ -1,0 +1,258 @@
+//! The compression pool that all layers of a conversion share, and the ordered writer behind each of them.
+//!
+//! Every block gets a ticket when it is cut. Workers compress in any order; results enter the pack in ticket order, so
+//! that a pack's bytes do not depend on the number of workers. A block travels in one buffer from the tar reader to
+//! the file, and there is a fixed number of buffers: whoever wants one more waits until a block is written. That is the
+//! bound on memory. It cannot deadlock: the block with the lowest ticket of each pack is always in the queue already.
+
+use crate::error::{Error, Result};
+use crate::pack::blocks::PackFile;
+use crate::squashfs::format::DATA_UNCOMPRESSED;
+use crate::squashfs::integrity::short_hash;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What goes into a pack, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// A block as it is stored: part of the current run, or a whole fragment.
+    Stored {
+        bytes: Vec<u8>,
+        size: u32,
+        hash: [u8; 20],
+        fragment: bool,
+    },
+    /// So many blocks of zeros in the current run.
+    Holes(u64),
+    /// The file is complete.
+    EndOfRun,
+}
+
+/// One pack under construction: takes events in any order, writes them in theirs.
+pub struct Ordered {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    next: u64,
+    waiting: BTreeMap<u64, Event>,
+    file: PackFile,
+    error: Option<Error>,
+}
+
+impl Ordered {
+    pub fn new(file: PackFile) -> Ordered {
+        Ordered {
+            state: Mutex::new(State {
+                next: 0,
+                waiting: BTreeMap::new(),
+                file,
+                error: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub fn post(&self, ticket: u64, event: Event, pool: &Pool) {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        state.waiting.insert(ticket, event);
+        let before = state.next;
+        while let Some(event) = state.waiting.remove(&state.next) {
+            state.next += 1;
+            if state.error.is_none()
+                && let Err(error) = state.file.take(&event)
+            {
+                state.error = Some(error);
+            }
+            if let Event::Stored { bytes, .. } = event {
+                pool.give_buffer(bytes);
+            }
+        }
+        if state.next != before {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether writing has failed; the layer need not be read further.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.state).error.is_some()
+    }
+
+    /// Why writing failed, once.
+    pub fn take_error(&self) -> Option<Error> {
+        lock(&self.state).error.take()
+    }
+
+    /// Waits until all events below `tickets` are written.
+    pub fn wait(&self, tickets: u64, pool: &Pool) -> Result<()> {
+        let mut state = lock(&self.state);
+        while state.next < tickets {
+            if pool.is_stopped() {
+                return Err(stopped());
+            }
+            state = self
+                .changed
+                .wait_timeout(state, std::time::Duration::from_millis(200))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        match state.error.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    pub fn into_file(self) -> PackFile {
+        self.state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .file
+    }
+}
+
+/// What work that was given up because other work failed says; never shown when the other error is known.
+pub fn stopped() -> Error {
+    Error::new("the conversion was stopped")
+}
+
+struct Job {
+    pack: Arc<Ordered>,
+    ticket: u64,
+    buffer: Vec<u8>,
+    raw: bool,
+    fragment: bool,
+}
+
+/// Queue and buffers.
+pub struct Pool {
+    jobs: Mutex<VecDeque<Job>>,
+    job_came: Condvar,
+    buffers: Mutex<(Vec<Vec<u8>>, usize)>,
+    buffer_came: Condvar,
+    stop: AtomicBool,
+    block_size: usize,
+    level: i32,
+}
+
+impl Pool {
+    /// `buffers` must be more than what all layers together hold at once while they wait for another one.
+    pub fn new(block_size: usize, level: i32, buffers: usize) -> Pool {
+        Pool {
+            jobs: Mutex::new(VecDeque::new()),
+            job_came: Condvar::new(),
+            buffers: Mutex::new((Vec::new(), buffers)),
+            buffer_came: Condvar::new(),
+            stop: AtomicBool::new(false),
+            block_size,
+            level,
+        }
+    }
+
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// An empty buffer with room for a block; waits for one.
+    pub fn take_buffer(&self) -> Result<Vec<u8>> {
+        let mut guard = lock(&self.buffers);
+        loop {
+            if self.is_stopped() {
+                return Err(stopped());
+            }
+            let (free, unmade) = &mut *guard;
+            if let Some(buffer) = free.pop() {
+                return Ok(buffer);
+            }
+            if *unmade > 0 {
+                *unmade -= 1;
+                return Ok(Vec::with_capacity(self.block_size));
+            }
+            guard = self
+                .buffer_came
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub fn give_buffer(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        lock(&self.buffers).0.push(buffer);
+        self.buffer_came.notify_one();
+    }
+
+    /// Queues a block of the current run, or a fragment.
+    pub fn submit(&self, pack: &Arc<Ordered>, ticket: u64, buffer: Vec<u8>, raw: bool, fragment: bool) {
+        lock(&self.jobs).push_back(Job {
+            pack: Arc::clone(pack),
+            ticket,
+            buffer,
+            raw,
+            fragment,
+        });
+        self.job_came.notify_one();
+    }
+
+    /// Ends the workers and wakes everybody who waits.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        drop(lock(&self.jobs));
+        self.job_came.notify_all();
+        drop(lock(&self.buffers));
+        self.buffer_came.notify_all();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// One worker's life.
+    pub fn work(&self) -> Result<()> {
+        let mut compressor = zstd::bulk::Compressor::new(self.level)
+            .map_err(|error| Error::new("cannot start zstd").source(error))?;
+        let mut scratch: Vec<u8> = Vec::with_capacity(zstd::zstd_safe::compress_bound(self.block_size));
+        loop {
+            let job = {
+                let mut jobs = lock(&self.jobs);
+                loop {
+                    if self.is_stopped() {
+                        return Ok(());
+                    }
+                    if let Some(job) = jobs.pop_front() {
+                        break job;
+                    }
+                    jobs = self
+                        .job_came
+                        .wait(jobs)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            let mut bytes = job.buffer;
+            let mut size = bytes.len() as u32 | DATA_UNCOMPRESSED;
+            if !job.raw {
+                scratch.clear();
+                let length = compressor
+                    .compress_to_buffer(&bytes, &mut scratch)
+                    .map_err(|error| Error::new("cannot compress a block").source(error))?;
+                if length < bytes.len() {
+                    bytes.clear();
+                    bytes.extend_from_slice(&scratch);
+                    size = length as u32;
+                }
+            }
+            let event = Event::Stored {
+                hash: short_hash(&bytes),
+                size,
+                bytes,
+                fragment: job.fragment,
+            };
+            job.pack.post(job.ticket, event, self);
+        }
+    }
+}

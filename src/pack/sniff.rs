@@ -1,0 +1,157 @@
+//! Which files are read more closely while they pass: those that tell what software an image holds, and those that
+//! every process start reads. Decided by name alone, so that a pack depends on its layer only.
+
+/// Words of a library's content that name its version, kept as text; what they mean is decided after the merge.
+pub struct Sniffer {
+    needles: &'static [&'static [u8]],
+    tail: Vec<u8>,
+    read: u64,
+    pub found: Vec<String>,
+}
+
+/// A hint is at most this long.
+const LONGEST: usize = 160;
+/// Identification stands in read-only data; nothing larger is worth the time.
+const MAX_READ: u64 = 96 << 20;
+const MAX_FOUND: usize = 8;
+
+fn base(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}
+
+impl Sniffer {
+    /// A sniffer for a file that may tell something.
+    pub fn for_path(path: &[u8]) -> Option<Sniffer> {
+        let name = base(path);
+        let starts = |prefix: &[u8]| name.starts_with(prefix);
+        let needles: &[&[u8]] = if name == b"libc.so.6" || starts(b"libc-2.") {
+            &[b"GNU C Library "]
+        } else if starts(b"ld-musl-") || starts(b"libc.musl-") {
+            &[b"\x001.1.", b"\x001.2.", b"\x001.3."]
+        } else if starts(b"libmpi.so") || starts(b"libmpich.so") {
+            &[
+                b"Open MPI v",
+                b"MPICH Version",
+                b"MVAPICH",
+                b"Intel(R) MPI Library",
+                b"libpmix.so",
+                b"libpmi2.so",
+                b"libpmi.so",
+                b"PMI2_Init",
+                b"PMI_Init",
+                b"mpich-",
+            ]
+        } else if starts(b"libpmix.so") {
+            &[b"OpenPMIx ", b"PMIx "]
+        } else {
+            return None;
+        };
+        Some(Sniffer {
+            needles,
+            tail: Vec::new(),
+            read: 0,
+            found: Vec::new(),
+        })
+    }
+
+    /// Takes the next bytes of the content.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.read > MAX_READ || self.found.len() >= MAX_FOUND {
+            return;
+        }
+        self.read += bytes.len() as u64;
+        let joined = [self.tail.as_slice(), bytes].concat();
+        for needle in self.needles {
+            let Some((&first, rest)) = needle.split_first() else {
+                continue;
+            };
+            let mut at = 0;
+            while let Some(found) = joined
+                .get(at..)
+                .and_then(|rest| rest.iter().position(|&byte| byte == first))
+            {
+                at += found + 1;
+                if joined.get(at..).is_some_and(|here| here.starts_with(rest)) {
+                    let start = if first == 0 { at } else { at - 1 };
+                    self.keep(joined.get(start..).unwrap_or_default(), rest.len());
+                }
+            }
+        }
+        let keep = joined.len().saturating_sub(LONGEST);
+        self.tail = joined.get(keep..).unwrap_or_default().to_vec();
+    }
+
+    fn keep(&mut self, text: &[u8], needle: usize) {
+        let text: String = text
+            .iter()
+            .take(LONGEST)
+            .take_while(|byte| matches!(byte, b' '..=b'~'))
+            .map(|&byte| char::from(byte))
+            .collect();
+        // A longer reading of what was cut at a buffer's end replaces it.
+        if let Some(known) = self
+            .found
+            .iter_mut()
+            .find(|known| text.starts_with(known.as_str()) || known.starts_with(&text))
+        {
+            if text.len() > known.len() {
+                *known = text;
+            }
+        } else if text.len() >= needle && self.found.len() < MAX_FOUND {
+            self.found.push(text);
+        }
+    }
+}
+
+/// Whether every process start reads this file: the dynamic loader, libc and the shells. Stored uncompressed, they cost
+/// a start no decompression.
+pub fn is_hot(path: &[u8]) -> bool {
+    let name = base(path);
+    let starts = |prefix: &[u8]| name.starts_with(prefix);
+    let directory = path.strip_suffix(name).unwrap_or_default();
+    let in_bin = [&b"bin/"[..], b"usr/bin/"].contains(&directory);
+    let shells: [&[u8]; 5] = [b"true", b"sh", b"dash", b"bash", b"busybox"];
+    starts(b"ld-linux")
+        || starts(b"ld-musl")
+        || (starts(b"ld-2.") && name.ends_with(b".so"))
+        || name == b"libc.so.6"
+        || (starts(b"libc-2.") && name.ends_with(b".so"))
+        || (in_bin && shells.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_found_across_pieces() {
+        let text = b"\0\0GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\n\0GNU C";
+        for cut in 0..text.len() {
+            let mut sniffer = Sniffer::for_path(b"usr/lib/libc.so.6").unwrap();
+            sniffer.feed(&text[..cut]);
+            sniffer.feed(&text[cut..]);
+            let expected = "GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.";
+            assert_eq!(sniffer.found, [expected], "cut at {cut}");
+        }
+        let mut musl = Sniffer::for_path(b"lib/ld-musl-x86_64.so.1").unwrap();
+        musl.feed(b"x\x001.2.4\0y");
+        assert_eq!(musl.found, ["1.2.4"]);
+        assert!(Sniffer::for_path(b"usr/lib/libm.so.6").is_none());
+    }
+
+    #[test]
+    fn hot_files() {
+        for (path, hot) in [
+            ("lib64/ld-linux-x86-64.so.2", true),
+            ("usr/lib/x86_64-linux-gnu/libc.so.6", true),
+            ("lib/x86_64-linux-gnu/libc-2.31.so", true),
+            ("lib/ld-musl-x86_64.so.1", true),
+            ("usr/bin/dash", true),
+            ("bin/sh", true),
+            ("opt/app/bin/sh", false),
+            ("usr/lib/libcrypt.so.1", false),
+        ] {
+            assert_eq!(is_hot(path.as_bytes()), hot, "{path}");
+        }
+    }
+}

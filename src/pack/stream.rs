@@ -1,0 +1,275 @@
+//! A layer's bytes on their way to the tar reader: read, hashed as stored, inflated, hashed as raw.
+//!
+//! Both hashes run on threads of their own, so that inflating and parsing are all that is serial. Buffers are shared
+//! with the hashing thread and used again; a layer holds a few of them whatever its size.
+
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::pack::tar::Carried;
+use sha2::Digest as _;
+use std::collections::VecDeque;
+use std::io::{BufRead, ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+const BUFFER: usize = 256 << 10;
+/// Buffers that may wait in one channel.
+pub const WAITING: usize = 3;
+/// zstd's own limit for what it decodes unasked; bigger windows take that much memory.
+const MAX_WINDOW_LOG: u32 = 27;
+
+/// A filled buffer and how much of it counts.
+pub type Piece = (Arc<Vec<u8>>, usize);
+
+/// Hands out buffers, and takes back those that nobody else holds any more.
+#[derive(Default)]
+struct Ring(VecDeque<Arc<Vec<u8>>>);
+
+impl Ring {
+    fn take(&mut self) -> Arc<Vec<u8>> {
+        if let Some(mut oldest) = self.0.pop_front() {
+            if Arc::get_mut(&mut oldest).is_some() {
+                return oldest;
+            }
+            if self.0.len() < WAITING + 2 {
+                self.0.push_front(oldest);
+            }
+        }
+        Arc::new(vec![0; BUFFER])
+    }
+
+    fn give(&mut self, buffer: &Arc<Vec<u8>>) {
+        self.0.push_back(Arc::clone(buffer));
+    }
+}
+
+/// Reads until the buffer is full or the input ends.
+fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads and hashes the stored bytes. `None`: the other side stopped listening.
+pub fn read_stored(
+    input: &mut dyn Read,
+    to: &SyncSender<Piece>,
+    size: Option<u64>,
+    progress: &dyn Fn(u64),
+) -> Result<Option<(Digest, u64)>> {
+    let mut ring = Ring::default();
+    let mut hasher = sha2::Sha256::new();
+    let mut total = 0u64;
+    loop {
+        let mut buffer = ring.take();
+        let Some(space) = Arc::get_mut(&mut buffer) else {
+            continue;
+        };
+        let filled = fill(input, space).map_err(|error| match error.downcast::<Carried>() {
+            Ok(carried) => carried.0,
+            Err(error) => Error::new("cannot read the layer's bytes").source(error),
+        })?;
+        if filled == 0 {
+            return Ok(Some((Digest::from_bytes(hasher.finalize().into()), total)));
+        }
+        total += filled as u64;
+        if let Some(size) = size.filter(|&size| total > size) {
+            return Err(Error::new("the layer is longer than stated")
+                .cause(format!("{size} bytes were stated, more came")));
+        }
+        ring.give(&buffer);
+        if to.send((Arc::clone(&buffer), filled)).is_err() {
+            return Ok(None);
+        }
+        hasher.update(buffer.get(..filled).unwrap_or_default());
+        progress(filled as u64);
+    }
+}
+
+/// Hashes raw bytes until the sender is gone.
+pub fn hash_raw(from: &Receiver<Piece>) -> Digest {
+    let mut hasher = sha2::Sha256::new();
+    for (buffer, filled) in from {
+        hasher.update(buffer.get(..filled).unwrap_or_default());
+    }
+    Digest::from_bytes(hasher.finalize().into())
+}
+
+/// The stored bytes on the inflating side.
+pub struct Stored {
+    from: Receiver<Piece>,
+    current: Option<Piece>,
+    at: usize,
+}
+
+impl Stored {
+    pub fn new(from: Receiver<Piece>) -> Stored {
+        Stored {
+            from,
+            current: None,
+            at: 0,
+        }
+    }
+}
+
+impl BufRead for Stored {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.current.as_ref().is_none_or(|piece| self.at >= piece.1) {
+            // A sender that is gone means the end, or an error that its own side reports.
+            self.current = self.from.recv().ok();
+            self.at = 0;
+        }
+        Ok(self
+            .current
+            .as_ref()
+            .and_then(|(buffer, filled)| buffer.get(self.at..*filled))
+            .unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+impl Read for Stored {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let have = self.fill_buf()?;
+        let count = have.len().min(out.len());
+        out[..count].copy_from_slice(&have[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// How a layer is compressed, told from its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// Tells by the magic number; media types lie.
+pub fn sniff(start: &[u8]) -> Result<Coding> {
+    let unsupported = |name: &str| {
+        Err(
+            Error::new(format!("the layer is compressed with {name}, which is not supported"))
+                .hint("layers may be plain, gzip or zstd; push the image again with one of them"),
+        )
+    };
+    match start {
+        [0x1f, 0x8b, ..] => Ok(Coding::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Coding::Zstd),
+        // A skippable frame may stand first.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Coding::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => unsupported("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => unsupported("bzip2"),
+        _ => Ok(Coding::Plain),
+    }
+}
+
+/// The inflated bytes, sent to the hashing thread as they are produced.
+pub struct Raw {
+    decoder: Box<dyn Read>,
+    coding: Coding,
+    ring: Ring,
+    current: Option<Piece>,
+    at: usize,
+    to: Option<SyncSender<Piece>>,
+    pub total: u64,
+}
+
+impl Raw {
+    pub fn new(mut stored: Stored, to: SyncSender<Piece>) -> Result<Raw> {
+        let start = stored.fill_buf().unwrap_or_default();
+        let coding = sniff(start)?;
+        let decoder: Box<dyn Read> = match coding {
+            Coding::Plain => Box::new(stored),
+            Coding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stored)),
+            Coding::Zstd => {
+                let fail = |error| Error::new("cannot start zstd").source(error);
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(fail)?;
+                decoder.window_log_max(MAX_WINDOW_LOG).map_err(fail)?;
+                Box::new(decoder)
+            }
+        };
+        Ok(Raw {
+            decoder,
+            coding,
+            ring: Ring::default(),
+            current: None,
+            at: 0,
+            to: Some(to),
+            total: 0,
+        })
+    }
+
+    /// Reads what follows the archive, so that both digests cover the whole layer.
+    pub fn drain(&mut self) -> std::io::Result<()> {
+        loop {
+            let rest = self.fill_buf()?.len();
+            if rest == 0 {
+                return Ok(());
+            }
+            self.consume(rest);
+        }
+    }
+}
+
+impl Read for Raw {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let have = self.fill_buf()?;
+        let count = have.len().min(out.len());
+        out[..count].copy_from_slice(&have[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Raw {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        while self.current.as_ref().is_none_or(|piece| self.at >= piece.1) {
+            self.current = None;
+            self.at = 0;
+            let mut buffer = self.ring.take();
+            let Some(space) = Arc::get_mut(&mut buffer) else {
+                continue;
+            };
+            let filled = fill(&mut *self.decoder, space).map_err(|error| {
+                let what = match self.coding {
+                    Coding::Plain => "cannot read the layer",
+                    Coding::Gzip => "the layer is not valid gzip",
+                    Coding::Zstd => "the layer is not valid zstd",
+                };
+                std::io::Error::other(Carried(Error::new(what).source(error)))
+            })?;
+            if filled == 0 {
+                return Ok(&[]);
+            }
+            self.total += filled as u64;
+            self.ring.give(&buffer);
+            if let Some(to) = &self.to
+                && to.send((Arc::clone(&buffer), filled)).is_err()
+            {
+                self.to = None;
+            }
+            self.current = Some((buffer, filled));
+        }
+        Ok(self
+            .current
+            .as_ref()
+            .and_then(|(buffer, filled)| buffer.get(self.at..*filled))
+            .unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
