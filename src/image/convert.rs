@@ -3,11 +3,19 @@
 //! The output's bytes depend on the layers' content and the options only: not on threads, cache, compression of the
 //! layers or order of arrival. Absent on purpose: where images live (the store gives an output path and publishes it).
 
-use crate::error::{Error, Result};
+mod packing;
+
+use crate::error::{Context, Error, Result};
+use crate::image::assemble::assemble;
 use crate::image::digest::Digest;
+use crate::image::entry::{Content, Kind};
 use crate::image::progress::Progress;
+use crate::image::{contents, tree};
+use crate::pack;
 pub use crate::pack::cache::PackCache;
 use crate::record;
+use crate::squashfs::format::MAX_BLOCK_SIZE;
+use crate::squashfs::write;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -51,7 +59,8 @@ impl Default for Options {
     fn default() -> Self {
         let list = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         Options {
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            // More would buy little and take memory and a login node's patience.
+            threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
             level: 3,
             block_size: 128 << 10,
             source_date: 0,
@@ -85,11 +94,139 @@ pub struct Converted {
 
 /// Converts `layers` (lowest first) into the squashfs `output`, a file that exists and is empty or does not exist.
 pub fn convert(
-    _layers: &[LayerInput],
-    _packs: &PackCache,
-    _output: &Path,
-    _options: &Options,
-    _progress: &dyn Progress,
+    layers: &[LayerInput],
+    packs: &PackCache,
+    output: &Path,
+    options: &Options,
+    progress: &dyn Progress,
 ) -> Result<Converted> {
-    Err(Error::new("cannot convert: not built yet"))
+    options.check()?;
+    let packs = packing::pack_all(layers, packs, options, progress)?;
+    progress.phase("merging layers");
+    let mut notes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut builder = tree::Builder::new();
+    for (index, pack) in packs.iter().enumerate() {
+        builder.layer()?;
+        let in_layer = |error: Error| error.while_doing(packing::failed(layers, index));
+        for entry in pack.index.entries().map_err(in_layer)? {
+            builder.add(&entry.map_err(in_layer)?).map_err(in_layer)?;
+        }
+        for (name, count) in &pack.index.summary.notes {
+            *notes.entry(name.clone()).or_default() += count;
+            if name == "malformed-pax" {
+                warnings.push(format!(
+                    "layer {} of {} has {count} malformed PAX headers; what could be read of them counts",
+                    index + 1,
+                    layers.len()
+                ));
+            }
+        }
+    }
+    for (name, added) in add_mount_points(&mut builder, options)? {
+        notes.insert(name.to_string(), added);
+    }
+    let tree = builder.finish()?;
+    notes.insert("devices".to_string(), tree.devices);
+    notes.retain(|_, count| *count > 0);
+    let contents = contents::find(&tree);
+
+    progress.phase("writing the image");
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(output)
+        .or_say(|| format!("cannot write the image `{}`", output.display()))?;
+    let assembled = assemble(
+        &tree,
+        &packs,
+        &file,
+        &write::Options {
+            block_size: options.block_size,
+            level: options.level,
+            mkfs_time: options.source_date,
+        },
+    )
+    .map_err(|error| {
+        let full = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull);
+        if full {
+            error.hint(format!("there is no room left for `{}`", output.display()))
+        } else {
+            error
+        }
+    })?;
+    let written = assembled.written;
+    Ok(Converted {
+        squashfs: record::Squashfs {
+            size: written.size,
+            bytes_used: written.bytes_used,
+            compressor: "zstd".to_string(),
+            block_size: options.block_size,
+            inodes: written.inodes,
+            content_bytes: assembled.content_bytes,
+            hashes_offset: written.hashes_offset,
+            hashes_count: assembled.hashes,
+            root: written.root,
+        },
+        contents,
+        notes,
+        diff_ids: packs
+            .iter()
+            .map(|pack| pack.index.summary.diff_id)
+            .collect(),
+        warnings,
+    })
 }
+
+/// Adds what a launcher mounts on; says how many directories and files were missing.
+fn add_mount_points(
+    builder: &mut tree::Builder,
+    options: &Options,
+) -> Result<[(&'static str, u64); 2]> {
+    // On top of all layers: nothing of the image is hidden, because only free places are taken.
+    builder.layer()?;
+    let (mut directories, mut files) = (0, 0);
+    for path in &options.mount_points {
+        // Scratch directories are everybody's, as in every distribution.
+        let mode = if path.ends_with("/tmp") {
+            0o1777
+        } else {
+            0o755
+        };
+        let path = pack::path::normalise(path.as_bytes())?;
+        directories += u64::from(builder.add_missing(&path, Kind::Directory, mode)?);
+    }
+    for path in &options.mount_files {
+        let path = pack::path::normalise(path.as_bytes())?;
+        let kind = Kind::File(Content::default());
+        files += u64::from(builder.add_missing(&path, kind, 0o644)?);
+    }
+    Ok([("mount-points", directories), ("mount-files", files)])
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        if !self.block_size.is_power_of_two() || !(4096..=MAX_BLOCK_SIZE).contains(&self.block_size)
+        {
+            return Err(Error::usage(format!(
+                "the block size {} is not possible",
+                self.block_size
+            ))
+            .cause("squashfs has blocks of 4 KiB to 1 MiB, powers of two"));
+        }
+        if !(1..=22).contains(&self.level) {
+            return Err(
+                Error::usage(format!("the level {} is not possible", self.level))
+                    .cause("zstd has levels from 1 to 22"),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,13 @@
 //! The image half: a reference becomes one squashfs file and its record in the store.
 
+pub mod assemble;
+pub mod contents;
 pub mod convert;
 pub mod credentials;
 pub mod digest;
 pub mod entry;
+#[doc(hidden)]
+pub mod fixture;
 pub mod lock;
 pub mod manifest;
 pub mod progress;

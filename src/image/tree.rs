@@ -81,9 +81,14 @@ pub struct Builder {
 /// What an inode is, as [`Tree::inode`] tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body<'a> {
-    Directory { parent: u32 },
+    Directory {
+        parent: u32,
+    },
     /// Content in the pack of this layer.
-    File { layer: usize, content: Content },
+    File {
+        layer: usize,
+        content: Content,
+    },
     Symlink(&'a [u8]),
     Fifo,
 }
@@ -229,7 +234,10 @@ impl Builder {
 
     /// Tells the directories above that `layer` has something in them.
     fn imply(&mut self, node: u32, layer: u16) {
-        let mut at = self.nodes.get(node as usize).map_or(NONE, |node| node.parent);
+        let mut at = self
+            .nodes
+            .get(node as usize)
+            .map_or(NONE, |node| node.parent);
         while let Some(node) = self.nodes.get_mut(at as usize) {
             if node.implied > layer {
                 break;
@@ -255,8 +263,9 @@ impl Builder {
     fn bytes(&mut self, bytes: &[u8]) -> Result<u32> {
         let at = self.bytes.len();
         if at + bytes.len() > MAX_BYTES {
-            return Err(Error::new("the image has too many names")
-                .cause(format!("names and symlink targets are limited to {MAX_BYTES} bytes")));
+            return Err(Error::new("the image has too many names").cause(format!(
+                "names and symlink targets are limited to {MAX_BYTES} bytes"
+            )));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(at as u32)
@@ -265,7 +274,10 @@ impl Builder {
     /// The node of a path, made if needed.
     fn node(&mut self, path: &[u8]) -> Result<u32> {
         let mut at = 0;
-        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        for name in path
+            .split(|&byte| byte == b'/')
+            .filter(|name| !name.is_empty())
+        {
             at = match self.child(at, name) {
                 Ok(child) => child,
                 Err(key) => self.make(at, name, key)?,
@@ -278,9 +290,11 @@ impl Builder {
     fn child(&self, parent: u32, name: &[u8]) -> Result<u32, u64> {
         let mut key = self.hasher.hash_one((parent, name));
         while let Some(&found) = self.lookup.get(&key) {
-            if self.nodes.get(found as usize).is_some_and(|node| {
-                node.parent == parent && name_of(&self.bytes, node) == name
-            }) {
+            if self
+                .nodes
+                .get(found as usize)
+                .is_some_and(|node| node.parent == parent && name_of(&self.bytes, node) == name)
+            {
                 return Ok(found);
             }
             key = key.wrapping_add(1);
@@ -293,9 +307,8 @@ impl Builder {
             return Err(Error::new("the image has too many entries")
                 .cause(format!("the limit is {} paths", 2 * MAX_ENTRIES)));
         }
-        let name_length = u8::try_from(name.len()).map_err(|_| {
-            Error::new(format!("`{}` is too long a name", display(name)))
-        })?;
+        let name_length = u8::try_from(name.len())
+            .map_err(|_| Error::new(format!("`{}` is too long a name", display(name))))?;
         let name_at = self.bytes(name)?;
         let node = self.nodes.len() as u32;
         let sibling = match self.nodes.get_mut(parent as usize) {
@@ -316,7 +329,10 @@ impl Builder {
     }
 
     fn items_of(&self, node: u32) -> impl Iterator<Item = (u32, &Item)> {
-        let mut at = self.nodes.get(node as usize).map_or(NONE, |node| node.newest);
+        let mut at = self
+            .nodes
+            .get(node as usize)
+            .map_or(NONE, |node| node.newest);
         std::iter::from_fn(move || {
             let item = self.items.get(at as usize)?;
             let index = at;
@@ -342,7 +358,8 @@ impl Builder {
             if item.layer < floor {
                 break;
             }
-            if matches!(item.what, What::Whiteout | What::Opaque) || last_layer == Some(item.layer) {
+            if matches!(item.what, What::Whiteout | What::Opaque) || last_layer == Some(item.layer)
+            {
                 continue;
             }
             last_layer = Some(item.layer);
@@ -379,7 +396,10 @@ impl Builder {
     /// Whether anything can be put at this path: nothing is there, and directories or nothing above it.
     fn is_free(&self, path: &[u8]) -> bool {
         let (mut at, mut floor) = (0, 0);
-        let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).peekable();
+        let mut names = path
+            .split(|&byte| byte == b'/')
+            .filter(|name| !name.is_empty())
+            .peekable();
         while let Some(name) = names.next() {
             match self.see(at, floor) {
                 Seen::Directory { floor: inner, .. } => floor = inner,
@@ -427,7 +447,9 @@ impl Builder {
                 return Ok(at);
             }
             let real = |item: &Item| !matches!(item.what, What::Whiteout | What::Opaque);
-            let before = self.items_of(item.b).find(|&(index, other)| index < at && real(other));
+            let before = self
+                .items_of(item.b)
+                .find(|&(index, other)| index < at && real(other));
             // A link that stands before its target in its own layer is odd, but clear.
             let target = before.or_else(|| {
                 self.items_of(item.b)
@@ -436,11 +458,13 @@ impl Builder {
             match target {
                 Some((index, _)) => at = index,
                 None => {
-                    return Err(Error::new("the image has a hard link to nothing").cause(format!(
-                        "no layer has `{}`, to which `{}` should link",
-                        self.path_text(item.b),
-                        self.path_of_item(link)
-                    )));
+                    return Err(
+                        Error::new("the image has a hard link to nothing").cause(format!(
+                            "no layer has `{}`, to which `{}` should link",
+                            self.path_text(item.b),
+                            self.path_of_item(link)
+                        )),
+                    );
                 }
             }
         }
@@ -485,12 +509,19 @@ impl Builder {
         let mut names: Vec<u32> = Vec::new();
         while let Some((node, inode, floor)) = open.pop() {
             names.clear();
-            let mut child = self.nodes.get(node as usize).map_or(NONE, |node| node.first_child);
+            let mut child = self
+                .nodes
+                .get(node as usize)
+                .map_or(NONE, |node| node.first_child);
             while let Some(next) = self.nodes.get(child as usize) {
                 names.push(child);
                 child = next.sibling;
             }
-            names.sort_unstable_by_key(|&name| self.nodes.get(name as usize).map(|node| name_of(&self.bytes, node)));
+            names.sort_unstable_by_key(|&name| {
+                self.nodes
+                    .get(name as usize)
+                    .map(|node| name_of(&self.bytes, node))
+            });
             let first = entries.len() as u32;
             let mut subdirectories = 0;
             let opened = open.len();
@@ -569,7 +600,9 @@ impl Slot {
 
 fn name_of<'a>(bytes: &'a [u8], node: &Node) -> &'a [u8] {
     let at = node.name_at as usize;
-    bytes.get(at..at + usize::from(node.name_length)).unwrap_or_default()
+    bytes
+        .get(at..at + usize::from(node.name_length))
+        .unwrap_or_default()
 }
 
 fn path_of(nodes: &[Node], bytes: &[u8], mut at: u32) -> Vec<u8> {
@@ -638,7 +671,10 @@ impl Tree {
 
     /// A directory's entries: name and inode, sorted by name.
     pub fn entries(&self, directory: u32) -> impl Iterator<Item = (&[u8], u32)> {
-        let range = self.slots.get(directory as usize).filter(|slot| slot.count != NONE);
+        let range = self
+            .slots
+            .get(directory as usize)
+            .filter(|slot| slot.count != NONE);
         let (at, count) = range.map_or((0, 0), |slot| (slot.entries as usize, slot.count as usize));
         self.entries
             .get(at..at + count)
@@ -668,7 +704,11 @@ impl Tree {
     /// Every name with its inode, cheaper than [`Tree::walk`]; the path is made on demand.
     pub fn names(&self) -> impl Iterator<Item = (&[u8], u32, u32)> {
         self.entries.iter().filter_map(|&(node, inode)| {
-            Some((name_of(&self.bytes, self.nodes.get(node as usize)?), inode, node))
+            Some((
+                name_of(&self.bytes, self.nodes.get(node as usize)?),
+                inode,
+                node,
+            ))
         })
     }
 

@@ -134,13 +134,25 @@ impl PackCache {
                 .rand_bytes(12)
                 .make_in(&self.directory, |path| {
                     // Not private as temporary files usually are: the umask decides who may share packs.
-                    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+                    OpenOptions::new()
+                        .read(true)
+                        .write(true)
+                        .create_new(true)
+                        .open(path)
                 })
-                .or_say(|| format!("cannot write into the pack cache `{}`", self.directory.display()))?;
+                .or_say(|| {
+                    format!(
+                        "cannot write into the pack cache `{}`",
+                        self.directory.display()
+                    )
+                })?;
             let (file, path) = name.into_parts();
-            let path = path
-                .keep()
-                .or_say(|| format!("cannot write into the pack cache `{}`", self.directory.display()))?;
+            let path = path.keep().or_say(|| {
+                format!(
+                    "cannot write into the pack cache `{}`",
+                    self.directory.display()
+                )
+            })?;
             Ok((path, file))
         };
         let (dat, dat_file) = create(".dat")?;

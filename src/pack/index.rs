@@ -106,9 +106,8 @@ impl Writer {
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
-            return Err(
-                Error::new("the layer has too many entries").cause(format!("the limit is {MAX_ENTRIES}"))
-            );
+            return Err(Error::new("the layer has too many entries")
+                .cause(format!("the limit is {MAX_ENTRIES}")));
         }
         self.metadata += entry_bytes(entry);
         if self.metadata > MAX_METADATA {
@@ -196,7 +195,11 @@ fn entry_bytes(entry: &Entry) -> u64 {
         Kind::Symlink(target) | Kind::HardLink(target) => target.len(),
         _ => 0,
     };
-    let xattrs: usize = entry.xattrs.iter().map(|(k, v)| k.len() + v.len() + 16).sum();
+    let xattrs: usize = entry
+        .xattrs
+        .iter()
+        .map(|(k, v)| k.len() + v.len() + 16)
+        .sum();
     (entry.path.len() + target + xattrs) as u64
 }
 
@@ -214,13 +217,17 @@ impl Index {
     /// Opens an index; any error means that it is not one.
     pub fn open(file: File, block_size: u32) -> Result<Index> {
         let broken = || Error::new("the pack's index is broken");
-        let length = file.metadata().or_say(|| "cannot read the pack's index")?.len();
+        let length = file
+            .metadata()
+            .or_say(|| "cannot read the pack's index")?
+            .len();
         let body = length
             .checked_sub(FOOTER as u64)
             .filter(|body| *body >= MAGIC.len() as u64)
             .ok_or_else(broken)?;
         let mut footer = [0; FOOTER];
-        file.read_exact_at(&mut footer, body).or_say(|| "cannot read the pack's index")?;
+        file.read_exact_at(&mut footer, body)
+            .or_say(|| "cannot read the pack's index")?;
         let (signed, hash) = footer.split_at(FOOTER - 32);
         let mut at = signed.strip_prefix(MAGIC).ok_or_else(broken)?;
         let mut word = || -> Option<u64> {
@@ -230,7 +237,14 @@ impl Index {
         };
         let mut next = || word().ok_or_else(broken);
         let (entries_end, tables_end, entries, metadata, raw, tables_raw, dat, _) = (
-            next()?, next()?, next()?, next()?, next()?, next()?, next()?, next()?,
+            next()?,
+            next()?,
+            next()?,
+            next()?,
+            next()?,
+            next()?,
+            next()?,
+            next()?,
         );
         let diff_id: [u8; 32] = at.try_into().map_err(|_| broken())?;
         if entries_end < MAGIC.len() as u64
@@ -248,7 +262,8 @@ impl Index {
         while position < body {
             let take = (body - position).min(buffer.len() as u64) as usize;
             let part = buffer.get_mut(..take).ok_or_else(broken)?;
-            file.read_exact_at(part, position).or_say(|| "cannot read the pack's index")?;
+            file.read_exact_at(part, position)
+                .or_say(|| "cannot read the pack's index")?;
             hasher.update(part);
             position += take as u64;
         }
@@ -306,7 +321,9 @@ fn section(file: &File, start: u64, end: u64) -> Result<impl Read> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)
         .or_say(|| "cannot read the pack's index")?
         .single_frame();
-    decoder.window_log_max(20).or_say(|| "cannot read the pack's index")?;
+    decoder
+        .window_log_max(20)
+        .or_say(|| "cannot read the pack's index")?;
     Ok(decoder)
 }
 
@@ -429,7 +446,9 @@ fn get_u32(input: &mut impl Read) -> Option<u32> {
 }
 
 fn get_bytes(input: &mut impl Read, most: usize) -> Option<Vec<u8>> {
-    let length = usize::try_from(get(input)?).ok().filter(|length| *length <= most)?;
+    let length = usize::try_from(get(input)?)
+        .ok()
+        .filter(|length| *length <= most)?;
     let mut bytes = vec![0; length];
     input.read_exact(&mut bytes).ok()?;
     Some(bytes)
@@ -521,7 +540,9 @@ fn decode(input: &mut impl BufRead, last: &[u8]) -> Option<Entry> {
         return Some(entry);
     }
     entry.attributes = Attributes {
-        mode: u16::try_from(get(input)?).ok().filter(|mode| *mode <= 0o7777)?,
+        mode: u16::try_from(get(input)?)
+            .ok()
+            .filter(|mode| *mode <= 0o7777)?,
         uid: get_u32(input)?,
         gid: get_u32(input)?,
         mtime: get_u32(input)?,
@@ -612,7 +633,10 @@ fn parse_tables(
         && blocks.sizes.iter().all(|&size| size_fits(size))
         && blocks.fragments.iter().all(|fragment| {
             size_fits(fragment.size)
-                && fragment.start.checked_add(stored(fragment.size)).is_some_and(|end| end <= length)
+                && fragment
+                    .start
+                    .checked_add(stored(fragment.size))
+                    .is_some_and(|end| end <= length)
         })
         && runs_fit(&blocks);
     all_fit.then_some((notes, blocks))
@@ -634,7 +658,10 @@ fn runs_fit(blocks: &Blocks) -> bool {
         if run.count == 0
             || sizes.len() != run.count as usize
             || run.first_hash as usize != first_hash
-            || run.start.checked_add(bytes).is_none_or(|end| end > blocks.length)
+            || run
+                .start
+                .checked_add(bytes)
+                .is_none_or(|end| end > blocks.length)
         {
             return false;
         }

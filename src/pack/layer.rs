@@ -59,10 +59,7 @@ pub fn pack(
         )
     });
     // The reading side's error explains the other ones, which saw an early end.
-    let stored = match stored {
-        Err(error) => return Err(error),
-        Ok(stored) => stored,
-    };
+    let stored = stored?;
     // Nor does the cutting side know why writing failed.
     if let Some(error) = ordered.take_error() {
         return Err(error);
@@ -108,11 +105,15 @@ fn mismatch(what: &str, stated: Option<Digest>, found: Digest) -> Error {
 
 type Notes = BTreeMap<String, u64>;
 
-fn cut_layer(raw: Raw, mut writer: index::Writer, mut cutter: Cutter) -> Result<(index::Writer, Notes, u64)> {
+fn cut_layer(
+    raw: Raw,
+    mut writer: index::Writer,
+    mut cutter: Cutter,
+) -> Result<(index::Writer, Notes, u64)> {
     let mut notes = Notes::new();
     let mut note = |name: &str, count: u64| *notes.entry(name.to_string()).or_default() += count;
     let mut archive = Archive::new(raw);
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         if cutter.pool.is_stopped() || cutter.ordered.has_failed() {
             return Err(stopped());
         }
@@ -228,7 +229,12 @@ impl<'a> Cutter<'a> {
 
     fn begin(&mut self, path: &[u8], size: u64) -> Result<()> {
         if size > MAX_FILE {
-            return Err(path::limit(path, "the file is too large", MAX_FILE as usize, "bytes"));
+            return Err(path::limit(
+                path,
+                "the file is too large",
+                MAX_FILE as usize,
+                "bytes",
+            ));
         }
         self.raw = self.hot_raw && sniff::is_hot(path);
         self.sniffer = Sniffer::for_path(path);
@@ -252,7 +258,8 @@ impl<'a> Cutter<'a> {
         }
         self.flush_holes();
         let ticket = self.ticket();
-        self.pool.submit(&self.ordered, ticket, block, self.raw, false);
+        self.pool
+            .submit(&self.ordered, ticket, block, self.raw, false);
     }
 
     fn flush_holes(&mut self) {
@@ -315,13 +322,17 @@ impl<'a> Cutter<'a> {
         if let Some(fragment) = self.fragment.take() {
             let ticket = self.ticket();
             self.fragments += 1;
-            self.pool.submit(&self.ordered, ticket, fragment, false, true);
+            self.pool
+                .submit(&self.ordered, ticket, fragment, false, true);
         }
         Ok(())
     }
 
     fn hints(&mut self) -> Vec<String> {
-        self.sniffer.take().map(|sniffer| sniffer.found).unwrap_or_default()
+        self.sniffer
+            .take()
+            .map(|sniffer| sniffer.found)
+            .unwrap_or_default()
     }
 
     fn current(&mut self) -> Result<&mut Vec<u8>> {
@@ -372,7 +383,10 @@ impl Sink for Cutter<'_> {
 
 impl Drop for Cutter<'_> {
     fn drop(&mut self) {
-        for buffer in [self.block.take(), self.fragment.take()].into_iter().flatten() {
+        for buffer in [self.block.take(), self.fragment.take()]
+            .into_iter()
+            .flatten()
+        {
             self.pool.give_buffer(buffer);
         }
     }
@@ -385,5 +399,7 @@ fn cleared(mut block: Vec<u8>) -> Vec<u8> {
 
 fn is_zero(bytes: &[u8]) -> bool {
     // Most blocks differ in their first bytes.
-    bytes.chunks(1024).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    bytes
+        .chunks(1024)
+        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -48,7 +48,12 @@ pub fn normalise(name: &[u8]) -> Result<Path> {
                 }
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(limit(name, "its path is too deep", MAX_DEPTH, "directories"));
+                    return Err(limit(
+                        name,
+                        "its path is too deep",
+                        MAX_DEPTH,
+                        "directories",
+                    ));
                 }
                 if !path.is_empty() {
                     path.push(b'/');
@@ -93,7 +98,11 @@ pub fn target(name: &[u8], target: &[u8]) -> Result<()> {
         }
         _ => return Ok(()),
     };
-    Err(Error::new(format!("the layer has an impossible symlink: `{}`", display(name))).cause(why))
+    Err(Error::new(format!(
+        "the layer has an impossible symlink: `{}`",
+        display(name)
+    ))
+    .cause(why))
 }
 
 /// An error that names a limit.
@@ -123,7 +132,11 @@ mod tests {
             ("a\nb/ c", "a\nb/ c"),
             ("..a/b..", "..a/b.."),
         ] {
-            assert_eq!(normalise(name.as_bytes()).unwrap(), path.as_bytes(), "{name}");
+            assert_eq!(
+                normalise(name.as_bytes()).unwrap(),
+                path.as_bytes(),
+                "{name}"
+            );
         }
         assert_eq!(normalise(b"\xff/\x01").unwrap(), b"\xff/\x01");
     }

@@ -188,7 +188,14 @@ impl Pool {
     }
 
     /// Queues a block of the current run, or a fragment.
-    pub fn submit(&self, pack: &Arc<Ordered>, ticket: u64, buffer: Vec<u8>, raw: bool, fragment: bool) {
+    pub fn submit(
+        &self,
+        pack: &Arc<Ordered>,
+        ticket: u64,
+        buffer: Vec<u8>,
+        raw: bool,
+        fragment: bool,
+    ) {
         lock(&self.jobs).push_back(Job {
             pack: Arc::clone(pack),
             ticket,
@@ -216,7 +223,8 @@ impl Pool {
     pub fn work(&self) -> Result<()> {
         let mut compressor = zstd::bulk::Compressor::new(self.level)
             .map_err(|error| Error::new("cannot start zstd").source(error))?;
-        let mut scratch: Vec<u8> = Vec::with_capacity(zstd::zstd_safe::compress_bound(self.block_size));
+        let mut scratch: Vec<u8> =
+            Vec::with_capacity(zstd::zstd_safe::compress_bound(self.block_size));
         loop {
             let job = {
                 let mut jobs = lock(&self.jobs);

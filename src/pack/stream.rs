@@ -159,10 +159,10 @@ pub enum Coding {
 /// Tells by the magic number; media types lie.
 pub fn sniff(start: &[u8]) -> Result<Coding> {
     let unsupported = |name: &str| {
-        Err(
-            Error::new(format!("the layer is compressed with {name}, which is not supported"))
-                .hint("layers may be plain, gzip or zstd; push the image again with one of them"),
-        )
+        Err(Error::new(format!(
+            "the layer is compressed with {name}, which is not supported"
+        ))
+        .hint("layers may be plain, gzip or zstd; push the image again with one of them"))
     };
     match start {
         [0x1f, 0x8b, ..] => Ok(Coding::Gzip),

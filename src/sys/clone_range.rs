@@ -13,9 +13,6 @@ pub fn clone_range(
     to: impl AsFd,
     to_offset: u64,
 ) -> Result<()> {
-    if crate::sys::attempt::is_pretended_missing("clone_range") {
-        return Err(Errno::OPNOTSUPP);
-    }
     let range = libc::file_clone_range {
         src_fd: from.as_fd().as_raw_fd().into(),
         src_offset: from_offset,

@@ -5,6 +5,9 @@ pub const BLOCK: usize = 512;
 /// What may be wrong with a header, in the words of an error's cause.
 pub type Malformed = &'static str;
 
+/// Offsets and lengths of the pieces of a sparse file that have content.
+pub type Pieces = Vec<(u64, u64)>;
+
 /// A header whose checksum is right.
 pub struct Header<'a>(&'a [u8; BLOCK]);
 
@@ -78,7 +81,7 @@ impl<'a> Header<'a> {
     }
 
     /// The real size of an old GNU sparse file, the pieces that fit into this header, and whether more blocks follow.
-    pub fn gnu_sparse(&self) -> Result<(u64, Vec<(u64, u64)>, bool), Malformed> {
+    pub fn gnu_sparse(&self) -> Result<(u64, Pieces, bool), Malformed> {
         let real = number(self.field(483, 12))
             .and_then(|size| u64::try_from(size).ok())
             .ok_or("its real size is not a number")?;
@@ -88,11 +91,11 @@ impl<'a> Header<'a> {
 }
 
 /// The pieces of a GNU sparse extension block, and whether another one follows.
-pub fn gnu_sparse_extension(block: &[u8; BLOCK]) -> Result<(Vec<(u64, u64)>, bool), Malformed> {
+pub fn gnu_sparse_extension(block: &[u8; BLOCK]) -> Result<(Pieces, bool), Malformed> {
     Ok((sparse_pieces(&block[..504])?, block[504] != 0))
 }
 
-fn sparse_pieces(bytes: &[u8]) -> Result<Vec<(u64, u64)>, Malformed> {
+fn sparse_pieces(bytes: &[u8]) -> Result<Pieces, Malformed> {
     let mut pieces = Vec::new();
     for pair in bytes.chunks_exact(24) {
         let (offset, length) = pair.split_at(12);
@@ -143,7 +146,10 @@ fn octal(field: &[u8]) -> Option<u64> {
         .unwrap_or_default()
         .trim_ascii();
     // Some writers end a number with a blank and leave rubbish behind it.
-    let digits = digits.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let digits = digits
+        .split(|&byte| byte == b' ')
+        .next()
+        .unwrap_or_default();
     digits.iter().try_fold(0u64, |value, &digit| {
         if !(b'0'..=b'7').contains(&digit) {
             return None;

@@ -100,7 +100,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// The next member; `None` at the end mark or the end of the stream.
-    pub fn next(&mut self) -> Result<Option<Member>> {
+    pub fn next_member(&mut self) -> Result<Option<Member>> {
         self.skip_rest()?;
         let mut pax = self.global.clone();
         let (mut long_name, mut long_link) = (None, None);
@@ -151,7 +151,9 @@ impl<R: BufRead> Archive<R> {
                 }
                 _ => {
                     self.malformed += u64::from(pax.malformed);
-                    return self.member(&header, size, pax, long_name, long_link).map(Some);
+                    return self
+                        .member(&header, size, pax, long_name, long_link)
+                        .map(Some);
                 }
             }
         }
@@ -285,7 +287,9 @@ impl<R: BufRead> Archive<R> {
                 match byte {
                     b'0'..=b'9' if digits.len() < 20 => digits.push(byte),
                     b'\n' if !digits.is_empty() => {
-                        let value = std::str::from_utf8(&digits).ok().and_then(|d| d.parse().ok());
+                        let value = std::str::from_utf8(&digits)
+                            .ok()
+                            .and_then(|d| d.parse().ok());
                         numbers.push(value.ok_or_else(|| {
                             self.bad("its sparse map is not made of numbers", &self.path)
                         })?);
@@ -342,9 +346,14 @@ impl<R: BufRead> Archive<R> {
         while length > 0 {
             let bytes = fill(&mut self.input)?;
             if bytes.is_empty() {
-                return Err(truncated(&format!("it ends inside `{}`", display(&self.path))));
+                return Err(truncated(&format!(
+                    "it ends inside `{}`",
+                    display(&self.path)
+                )));
             }
-            let take = bytes.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            let take = bytes
+                .len()
+                .min(usize::try_from(length).unwrap_or(usize::MAX));
             sink.data(&bytes[..take])?;
             self.input.consume(take);
             length -= take as u64;
@@ -411,7 +420,8 @@ impl<R: BufRead> Archive<R> {
 
     fn header<'b>(&self, block: &'b [u8; BLOCK]) -> Result<Option<Header<'b>>> {
         Header::parse(block).map_err(|why| {
-            let error = Error::new("the layer is not a tar stream").cause(format!("a header is wrong: {why}"));
+            let error = Error::new("the layer is not a tar stream")
+                .cause(format!("a header is wrong: {why}"));
             if self.path.is_empty() {
                 error
             } else {

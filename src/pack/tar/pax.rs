@@ -84,7 +84,7 @@ impl Pax {
                     .filter(|text| !text.is_empty())
                     .map(decimal)
                     .collect::<Option<_>>()?;
-                if numbers.len() % 2 != 0 {
+                if !numbers.len().is_multiple_of(2) {
                     return None;
                 }
                 self.sparse
@@ -145,7 +145,11 @@ fn seconds(text: &[u8]) -> Option<i64> {
         return None;
     }
     let below = negative && fraction.iter().any(|&digit| digit != b'0');
-    Some(if negative { -whole - i64::from(below) } else { whole })
+    Some(if negative {
+        -whole - i64::from(below)
+    } else {
+        whole
+    })
 }
 
 #[cfg(test)]
@@ -163,7 +167,10 @@ mod tests {
         let pax = parse(b"12 path=a b\n11 size=42\n13 uid=70000\n16 mtime=-1.500\n");
         assert!(!pax.malformed);
         assert_eq!(pax.path.as_deref(), Some(&b"a b"[..]));
-        assert_eq!((pax.size, pax.uid, pax.mtime), (Some(42), Some(70000), Some(-2)));
+        assert_eq!(
+            (pax.size, pax.uid, pax.mtime),
+            (Some(42), Some(70000), Some(-2))
+        );
     }
 
     #[test]

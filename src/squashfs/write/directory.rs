@@ -39,9 +39,8 @@ pub fn write(
     out: &mut Metadata,
     stored: &mut Vec<u8>,
 ) -> Result<Listing> {
-    let too_large = || {
-        Error::new("cannot write the image").cause("the directories are too large for squashfs")
-    };
+    let too_large =
+        || Error::new("cannot write the image").cause("the directories are too large for squashfs");
     let begin = out.reference();
     let mut listing = Listing {
         start: u32::try_from(begin.block()).map_err(|_| too_large())?,
@@ -88,10 +87,13 @@ pub fn write(
     for (name, child) in tree.entries(directory) {
         let reference = references.get(child as usize).copied().map(InodeReference);
         let (Some(reference), Some(inode)) = (reference, tree.inode(child)) else {
-            return Err(Error::new("cannot write the image").cause("a directory lists an unknown inode"));
+            return Err(
+                Error::new("cannot write the image").cause("a directory lists an unknown inode")
+            );
         };
         if name.is_empty() || name.len() > NAME_MAX {
-            return Err(Error::new("cannot write the image").cause("a name has a length that squashfs does not know"));
+            return Err(Error::new("cannot write the image")
+                .cause("a name has a length that squashfs does not know"));
         }
         let number = child + 1;
         let delta = i16::try_from(i64::from(number) - i64::from(run.number));

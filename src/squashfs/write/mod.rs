@@ -119,6 +119,7 @@ pub fn write(
         ids: tables::Ids::default(),
         xattrs: tables::Xattrs::build(tree)?,
         scratch: Vec::new(),
+        block_size: options.block_size,
         tree,
         out,
     };
@@ -217,6 +218,7 @@ struct Writer<'a> {
     ids: tables::Ids,
     xattrs: tables::Xattrs,
     scratch: Vec<u8>,
+    block_size: u32,
     out: Output,
 }
 
@@ -226,7 +228,9 @@ impl Writer<'_> {
     fn inodes(&mut self) -> Result<()> {
         for number in (0..self.tree.inodes()).rev() {
             let Some(inode) = self.tree.inode(number) else {
-                return Err(Error::new("cannot write the image").cause("an inode has no description"));
+                return Err(
+                    Error::new("cannot write the image").cause("an inode has no description")
+                );
             };
             if let Body::Directory { parent } = inode.body {
                 let tree = self.tree;
@@ -243,7 +247,10 @@ impl Writer<'_> {
     }
 
     fn reference(&self, number: u32) -> u64 {
-        self.references.get(number as usize).copied().unwrap_or(NONE64)
+        self.references
+            .get(number as usize)
+            .copied()
+            .unwrap_or(NONE64)
     }
 
     fn header(&mut self, number: u32, inode: &Inode, kind: u16) -> Result<InodeHeader> {
@@ -258,7 +265,13 @@ impl Writer<'_> {
     }
 
     /// Writes one inode: header, body and what follows it.
-    fn put(&mut self, number: u32, header: &InodeHeader, body: &InodeBody, rest: &[u8]) -> Result<()> {
+    fn put(
+        &mut self,
+        number: u32,
+        header: &InodeHeader,
+        body: &InodeBody,
+        rest: &[u8],
+    ) -> Result<()> {
         if let Some(reference) = self.references.get_mut(number as usize) {
             *reference = self.inodes.reference().0;
         }
@@ -303,7 +316,11 @@ impl Writer<'_> {
                 tail,
             } => return self.file(number, inode, xattr, (size, start, blocks, tail)),
         };
-        let header = self.header(number, inode, if plain { basic } else { basic + kind::EXTENDED })?;
+        let header = self.header(
+            number,
+            inode,
+            if plain { basic } else { basic + kind::EXTENDED },
+        )?;
         self.put(number, &header, &body, &rest)
     }
 
@@ -333,10 +350,8 @@ impl Writer<'_> {
                 InodeBody::FileExtended {
                     start,
                     size,
-                    // What the kernel subtracts for `du`; a file of holes only still has its size.
-                    sparse: holes
-                        .saturating_mul(size.div_ceil(blocks.len().max(1) as u64))
-                        .min(size),
+                    // What the kernel subtracts for `du`.
+                    sparse: holes.saturating_mul(self.block_size.into()).min(size),
                     links: inode.links,
                     fragment,
                     offset,
@@ -349,8 +364,10 @@ impl Writer<'_> {
         let out = &mut self.out;
         for part in blocks.chunks(1024) {
             self.scratch.clear();
-            part.iter().for_each(|block| self.scratch.extend(block.to_le_bytes()));
-            self.inodes.push(&self.scratch, &mut |bytes| out.put(bytes))?;
+            part.iter()
+                .for_each(|block| self.scratch.extend(block.to_le_bytes()));
+            self.inodes
+                .push(&self.scratch, &mut |bytes| out.put(bytes))?;
         }
         Ok(())
     }

@@ -107,7 +107,8 @@ impl Xattrs {
     }
 
     pub fn index(&self, set: Option<u32>) -> u32 {
-        set.and_then(|set| self.index.get(&set).copied()).unwrap_or(NONE32)
+        set.and_then(|set| self.index.get(&set).copied())
+            .unwrap_or(NONE32)
     }
 
     /// Returns where the table starts; [`NONE64`] when there are no attributes.

@@ -1,0 +1,252 @@
+//! Gets a pack for every layer: from the cache, from another process that makes it now, or by packing.
+
+use crate::error::{Error, Result};
+use crate::image::convert::{LayerInput, Options};
+use crate::image::digest::Digest;
+use crate::image::progress::Progress;
+use crate::pack::cache::{Pack, PackCache, Parameters};
+use crate::pack::index::Index;
+use crate::pack::layer::{self, Expected};
+use crate::pack::pool::{Pool, stopped};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Layers that are read at once. Each costs some megabytes; more only help when each comes slowly.
+const MOST_AT_ONCE: usize = 6;
+
+/// The statement of a failure in one layer.
+pub fn failed(layers: &[LayerInput], index: usize) -> String {
+    let name = layers.get(index).map(name).unwrap_or_default();
+    format!(
+        "cannot convert layer {} of {} (`{name}`)",
+        index + 1,
+        layers.len()
+    )
+}
+
+fn name(layer: &LayerInput) -> String {
+    match layer.digest.or(layer.diff_id) {
+        Some(digest) => digest.to_string(),
+        None => layer.media_type.clone(),
+    }
+}
+
+/// One pack for each layer, in their order. Equal layers share one.
+pub fn pack_all(
+    layers: &[LayerInput],
+    cache: &PackCache,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Vec<Arc<Pack>>> {
+    // The first of equal layers is packed; the others point at it.
+    let mut unique: Vec<usize> = Vec::new();
+    let mut same_as: Vec<usize> = Vec::new();
+    for layer in layers {
+        let known = unique.iter().position(|&other| {
+            layers.get(other).is_some_and(|other| {
+                (layer.diff_id.is_some() && layer.diff_id == other.diff_id)
+                    || (layer.digest.is_some()
+                        && layer.digest == other.digest
+                        && layer.diff_id == other.diff_id)
+            })
+        });
+        same_as.push(known.unwrap_or_else(|| {
+            unique.push(same_as.len());
+            unique.len() - 1
+        }));
+    }
+    let threads = options.threads.max(1);
+    let at_once = unique
+        .len()
+        .min((threads + 1).clamp(3, MOST_AT_ONCE))
+        .max(1);
+    let pool = Pool::new(
+        options.block_size as usize,
+        options.level,
+        threads * 4 + at_once * 3,
+    );
+    let job = Job {
+        layers,
+        cache,
+        options,
+        progress,
+        pool: &pool,
+    };
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Option<Result<Arc<Pack>>>>> =
+        Mutex::new(unique.iter().map(|_| None).collect());
+    let worker_error: Mutex<Option<Error>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let _guard = StopOnPanic(&pool);
+                if let Err(error) = pool.work() {
+                    *worker_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    pool.stop();
+                }
+            });
+        }
+        let packers: Vec<_> = (0..at_once)
+            .map(|_| {
+                scope.spawn(|| {
+                    let _guard = StopOnPanic(&pool);
+                    loop {
+                        let turn = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(&index) = unique.get(turn) else {
+                            return;
+                        };
+                        let result = if pool.is_stopped() {
+                            Err(stopped())
+                        } else {
+                            job.pack(index)
+                        };
+                        if result.is_err() {
+                            pool.stop();
+                        }
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        if let Some(place) = done.get_mut(turn) {
+                            *place = Some(result.map(Arc::new));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for packer in packers {
+            let _ = packer.join();
+        }
+        pool.stop();
+    });
+    if let Some(error) = worker_error
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+    {
+        return Err(error);
+    }
+    let mut packs = Vec::new();
+    let mut given_up = None;
+    for (place, &index) in done
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .into_iter()
+        .zip(&unique)
+    {
+        match place {
+            Some(Ok(pack)) => packs.push(pack),
+            // Layers that were stopped because of another one's failure say nothing of interest.
+            Some(Err(error)) if error.what() == stopped().what() => given_up = Some(error),
+            Some(Err(error)) => return Err(error.while_doing(failed(layers, index))),
+            None => given_up = Some(Error::new("a thread of the conversion panicked")),
+        }
+    }
+    if let Some(error) = given_up {
+        return Err(error);
+    }
+    for (index, &same) in same_as.iter().enumerate() {
+        if unique.get(same) != Some(&index) {
+            progress.layer_done(index, "same as another layer");
+        }
+    }
+    same_as
+        .into_iter()
+        .map(|same| packs.get(same).cloned().ok_or_else(stopped))
+        .collect()
+}
+
+/// A panic of one thread must not leave the others waiting for it.
+struct StopOnPanic<'a>(&'a Pool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+/// What all packing threads share.
+struct Job<'a> {
+    layers: &'a [LayerInput],
+    cache: &'a PackCache,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    pool: &'a Pool,
+}
+
+impl Job<'_> {
+    fn pack(&self, index: usize) -> Result<Pack> {
+        let Some(layer) = self.layers.get(index) else {
+            return Err(stopped());
+        };
+        let parameters = Parameters {
+            block_size: self.options.block_size,
+            level: self.options.level,
+            hot_raw: self.options.raw_hot_files,
+        };
+        self.progress.layer(index, layer.size, &name(layer));
+        let Some(diff_id) = layer.diff_id else {
+            return self.build(index, layer, &parameters);
+        };
+        let found = || {
+            let pack = self.cache.find(&diff_id, &parameters);
+            if pack.is_some() {
+                self.progress.layer_done(index, "cached");
+            }
+            pack
+        };
+        if let Some(pack) = found() {
+            return Ok(pack);
+        }
+        if !self.options.keep_packs {
+            return self.build(index, layer, &parameters);
+        }
+        let mut told = false;
+        let lock = self.cache.lock(&diff_id, &parameters, &mut |owner| {
+            if !told {
+                self.progress.note(&format!(
+                    "waiting for process {} on {}, which converts layer {}",
+                    owner.pid,
+                    owner.host,
+                    diff_id.short()
+                ));
+                told = true;
+            }
+            !self.pool.is_stopped()
+        })?;
+        let Some(_lock) = lock else {
+            return Err(stopped());
+        };
+        match found() {
+            Some(pack) => Ok(pack),
+            None => self.build(index, layer, &parameters),
+        }
+    }
+
+    fn build(&self, index: usize, layer: &LayerInput, parameters: &Parameters) -> Result<Pack> {
+        let expected = Expected {
+            digest: layer.digest,
+            size: layer.size,
+            diff_id: layer.diff_id,
+        };
+        let mut input = (layer.open)()?;
+        let (building, dat, idx) = self.cache.build()?;
+        let (dat, idx, summary) = layer::pack(
+            &mut *input,
+            expected,
+            (dat, idx),
+            self.pool,
+            parameters.hot_raw,
+            &|bytes| self.progress.advance(index, bytes),
+        )?;
+        let diff_id: Digest = summary.diff_id;
+        if self.options.keep_packs {
+            self.cache
+                .publish(building, (&dat, &idx), &diff_id, parameters)?;
+        }
+        let index_file = Index::open(idx, parameters.block_size)?;
+        self.progress.layer_done(index, "packed");
+        Ok(Pack {
+            index: index_file,
+            dat,
+        })
+    }
+}
