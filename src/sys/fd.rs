@@ -6,13 +6,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// A path that names what the descriptor names, for calls that take only paths. Needs `/proc`.
-pub fn path_of(fd: impl AsFd) -> String {
+pub fn path_of(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
 /// Opens again what an `O_PATH` descriptor names.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(path_of(fd), flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(path_of(&fd), flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The kind of object behind the descriptor.
@@ -101,19 +101,18 @@ fn open_descriptors() -> Result<Vec<RawFd>> {
 /// # Safety
 /// No value that owns a descriptor may be used or dropped afterwards, except the returned ones. Hence only for a forked
 /// child that ends by `_exit`.
-pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>], keep_stderr: bool) -> Result<Vec<OwnedFd>> {
+pub(super) unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>> {
     let top = 3 + RawFd::try_from(keep.len()).map_err(|_| Errno::INVAL)?;
     // Out of the way first: a source may sit on a number that is a destination.
     let mut lifted = Vec::with_capacity(keep.len());
     for fd in keep {
         lifted.push(rustix::io::fcntl_dupfd_cloexec(fd, top)?);
     }
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let null = rustix::io::fcntl_dupfd_cloexec(&null, top)?;
+    let null = {
+        let low = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::fcntl_dupfd_cloexec(&low, top)?
+    };
     for number in 0..3 {
-        if number == 2 && keep_stderr {
-            continue;
-        }
         // SAFETY: dup3 of an open descriptor onto a standard one; nothing in this child owns 0..=2 exclusively.
         unsafe { libc::dup2(null.as_raw_fd(), number) };
     }

@@ -92,7 +92,7 @@ pub fn tmpfs(at: impl AsFd, size: Option<u64>, mode: u32, attributes: Attributes
     if let Some(size) = size {
         options.push_str(&format!(",size={size}"));
     }
-    new("tmpfs", "tmpfs", &path_of(at), attributes, &options)
+    new("tmpfs", "tmpfs", &path_of(&at), attributes, &options)
 }
 
 /// Mounts a FUSE file system whose server will read from `device`, owned by these ids as seen inside.
@@ -151,7 +151,8 @@ pub fn bind(source: impl AsFd, target: &Target<'_>, attributes: Attributes) -> R
         return bind_by_path(source, target, attributes);
     };
     let tree = tree?;
-    let restricted = match attempt(Call::MountSetattr, || restrict(&tree, attributes)) {
+    let whole = libc::AT_RECURSIVE;
+    let restricted = match attempt(Call::MountSetattr, || restrict(&tree, attributes, whole)) {
         Some(answer) => answer.map(|()| true)?,
         None => false,
     };
@@ -176,11 +177,24 @@ pub fn bind(source: impl AsFd, target: &Target<'_>, attributes: Attributes) -> R
 }
 
 fn bind_by_path(source: BorrowedFd<'_>, target: &Target<'_>, attributes: Attributes) -> Result<()> {
-    rustix::mount::mount_bind_recursive(path_of(source), path_of(target.fd()))?;
+    rustix::mount::mount_bind_recursive(path_of(&source), path_of(&target.fd()))?;
     remount::restrict(target, attributes)
 }
 
-fn restrict(tree: impl AsFd, attributes: Attributes) -> Result<()> {
+/// Makes the one mount at `path` read-only; mounts on it stay as they are.
+pub fn close_one(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let mounted = in_root(root, path, Last::Follow)?;
+    let attributes = Attributes {
+        read_only: true,
+        ..Attributes::default()
+    };
+    match attempt(Call::MountSetattr, || restrict(&mounted, attributes, 0)) {
+        Some(answer) => answer,
+        None => remount::one(&mounted, attributes),
+    }
+}
+
+fn restrict(tree: impl AsFd, attributes: Attributes, depth: libc::c_int) -> Result<()> {
     let wanted = libc::mount_attr {
         attr_set: attributes.bits(),
         attr_clr: 0,
@@ -193,7 +207,7 @@ fn restrict(tree: impl AsFd, attributes: Attributes) -> Result<()> {
             libc::SYS_mount_setattr,
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | depth,
             &raw const wanted,
             size_of::<libc::mount_attr>(),
         )

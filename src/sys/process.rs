@@ -1,16 +1,17 @@
 //! This process and others: detached children, privileges, signals, limits, and watching for an end.
 
 use super::attempt::{Call, attempt};
-use super::fd::last_errno;
+use super::fd::{self, last_errno};
 use super::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Runs `run` in a process of its own session that is nobody's child, and returns here at once. The process has one thread
-/// and copies of everything; it ends when `run` returns or panics.
-pub fn detach(run: impl FnOnce()) -> Result<()> {
+/// Runs `run` in a process of its own session that is nobody's child, and returns here at once. It has copies of `keep`,
+/// which it gets in the same order, `/dev/null` as standard files, and no other descriptor: `run` must not use any that it
+/// captured. The process ends when `run` returns or panics.
+pub fn detach(keep: &[BorrowedFd<'_>], run: impl FnOnce(Vec<OwnedFd>)) -> Result<()> {
     // SAFETY: the process has one thread (the callers' contract: nothing starts threads before the command is executed),
     // so the child may go on as any program would.
     match unsafe { libc::fork() } {
@@ -23,7 +24,13 @@ pub fn detach(run: impl FnOnce()) -> Result<()> {
             };
             match second {
                 0 => {
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                    let body = || {
+                        // SAFETY: this child ends by `_exit` below, and `run` keeps to its contract.
+                        if let Ok(kept) = unsafe { fd::close_all_but(keep) } {
+                            run(kept);
+                        }
+                    };
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
                     // SAFETY: ends the process without running the parent's exit handlers a second time.
                     unsafe { libc::_exit(0) }
                 }

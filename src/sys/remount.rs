@@ -29,7 +29,7 @@ pub(super) fn restrict(target: &Target<'_>, attributes: Attributes) -> Result<()
     Ok(())
 }
 
-fn one(fd: impl AsFd, attributes: Attributes) -> Result<()> {
+pub(super) fn one(fd: impl AsFd, attributes: Attributes) -> Result<()> {
     let now = rustix::fs::fstatvfs(&fd)?.f_flag;
     let mut flags = attributes.flags() | MountFlags::BIND;
     for (set, flag) in [
@@ -45,7 +45,7 @@ fn one(fd: impl AsFd, attributes: Attributes) -> Result<()> {
             flags |= flag;
         }
     }
-    rustix::mount::mount_remount(path_of(fd), flags, "")
+    rustix::mount::mount_remount(path_of(&fd), flags, "")
 }
 
 fn read(path: &str) -> Result<Vec<u8>> {
