@@ -3,7 +3,10 @@
 //! `plan` and what it uses (`options`, `request`, `mounts`, `identity`, `environment`, `devices`, `passwd`) touch nothing:
 //! the node comes in as [`facts::HostFacts`], which only `probe` fills. Whatever acts on the node is elsewhere in this folder.
 
+pub mod broker;
+pub mod capsule;
 pub mod environment;
+pub mod execute;
 pub mod facts;
 #[cfg(feature = "squashfs")]
 pub mod fuse;
@@ -13,5 +16,7 @@ pub mod options;
 pub mod passwd;
 pub mod profile;
 pub mod request;
+pub mod root;
+mod serve_image;
 pub mod spellings;
 pub mod step;

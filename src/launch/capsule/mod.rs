@@ -1,0 +1,358 @@
+//! Brings this process into the capsule of its plan: made by the first task of the step on this node, joined by the others.
+//!
+//! The maker holds the entry's lock from before it forks the broker until the broker has the namespaces. If it dies on the
+//! way, the lock is free, the broker sees its end, and the next task makes the capsule. Deliberately absent: waiting by the
+//! clock, and any trust in what another user could have put in the way.
+
+pub mod rendezvous;
+pub mod scope;
+
+use super::broker::{self, Entry, Setup};
+use super::passwd::Account;
+use super::root::{self, Fault, Place};
+use super::step::{Image, Network, Plan};
+use crate::error::{Context, Error, Result};
+use crate::sys::namespace::{self, Kind};
+use crate::sys::{Errno, process, socket};
+use rendezvous::{Description, Lock, Rendezvous};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How this process came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    Made,
+    Joined,
+}
+
+/// Why it did not.
+pub enum Refused {
+    /// Step of the plan, and the fault.
+    Step(usize, Fault),
+    /// Before or after the steps.
+    Whole(Error),
+}
+
+impl From<(usize, Fault)> for Refused {
+    fn from((number, fault): (usize, Fault)) -> Refused {
+        Refused::Step(number, fault)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Whole(error)
+    }
+}
+
+/// What the launch needs from the host besides the plan; asked for only by the one who makes the capsule.
+pub struct Host<'a> {
+    pub account: &'a dyn Fn() -> Account,
+}
+
+/// Enters the capsule of the plan. The process must have one thread.
+pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refused> {
+    let Some(key) = &plan.key else {
+        make(plan, host, None)?;
+        return Ok(Entered::Made);
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    let rank = scope::place(variable);
+    let name = scope::entry_name(key, &scope::node(variable));
+    let rendezvous = match Rendezvous::open() {
+        Ok(found) => found,
+        // A single task needs nobody to find it.
+        Err(_) if plan.tasks_on_node.unwrap_or(1) <= 1 => {
+            make(plan, host, None)?;
+            return Ok(Entered::Made);
+        }
+        Err(errno) => return Err(no_meeting_place(errno).into()),
+    };
+    loop {
+        if join(&rendezvous, &name, rank)? {
+            return Ok(Entered::Joined);
+        }
+        let lock = match rendezvous
+            .lock(&name, Lock::Making, false)
+            .map_err(no_lock)?
+        {
+            Some(lock) => lock,
+            None => {
+                // Somebody is at it. All who wait get on together when it is done, and find a broker.
+                let waited = rendezvous
+                    .lock(&name, Lock::Waiting, true)
+                    .map_err(no_lock)?;
+                drop(waited);
+                if join(&rendezvous, &name, rank)? {
+                    return Ok(Entered::Joined);
+                }
+                // It failed. One of those who waited is next.
+                match rendezvous
+                    .lock(&name, Lock::Making, true)
+                    .map_err(no_lock)?
+                {
+                    Some(lock) => lock,
+                    None => continue,
+                }
+            }
+        };
+        // Between the first look and the lock another task may have finished.
+        if join(&rendezvous, &name, rank)? {
+            return Ok(Entered::Joined);
+        }
+        rendezvous.sweep_others(&name);
+        let meeting = Meeting {
+            rendezvous: &rendezvous,
+            name: &name,
+            rank,
+        };
+        let made = make(plan, host, Some(&meeting));
+        drop(lock);
+        if made.is_err() {
+            rendezvous.sweep(&name);
+        }
+        return made.map(|()| Entered::Made);
+    }
+}
+
+fn no_lock(errno: Errno) -> Error {
+    Error::new("cannot lock the rendezvous of the capsule").source(errno)
+}
+
+fn no_meeting_place(errno: Errno) -> Error {
+    Error::new("cannot make a directory where the tasks of the step find each other")
+        .source(errno)
+        .hint("`/dev/shm` or `/tmp` must be writable on the node, and not full")
+}
+
+struct Meeting<'a> {
+    rendezvous: &'a Rendezvous,
+    name: &'a str,
+    rank: Option<u32>,
+}
+
+/// Enters the capsule of an entry through its broker. False when there is none.
+fn join(rendezvous: &Rendezvous, name: &str, rank: Option<u32>) -> Result<bool> {
+    let Some((connection, _)) = rendezvous.connect(name) else {
+        return Ok(false);
+    };
+    match request(connection, rank) {
+        Some(namespaces) => enter_namespaces(&namespaces).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The namespaces of a capsule; `None` when its broker ends or has nobody inside any more.
+fn request(connection: OwnedFd, rank: Option<u32>) -> Option<Vec<OwnedFd>> {
+    let mut message = vec![broker::JOIN];
+    message.extend(rank.iter().flat_map(|rank| rank.to_le_bytes()));
+    socket::send(&connection, &message, &[]).ok()?;
+    let (answer, fds) = socket::receive(&connection, broker::MAX_MESSAGE).ok()?;
+    (answer.first() == Some(&broker::WELCOME) && fds.len() >= 2).then_some(fds)
+}
+
+fn enter_namespaces(fds: &[OwnedFd]) -> Result<()> {
+    for (fd, kind) in fds.iter().zip([Kind::User, Kind::Mount, Kind::Network]) {
+        namespace::enter(fd, kind).map_err(|errno| {
+            let error = Error::new("cannot join the capsule of this step").source(errno);
+            match errno {
+                Errno::INVAL => error.hint("carrack must have one thread here; this is a defect"),
+                Errno::PERM => error.hint(
+                    "the capsule belongs to another user namespace; start all tasks of the step in the same way",
+                ),
+                _ => error,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the capsule and is inside it afterwards.
+fn make(
+    plan: &Plan,
+    host: &Host<'_>,
+    meeting: Option<&Meeting<'_>>,
+) -> std::result::Result<(), Refused> {
+    let image = plan
+        .image()
+        .ok_or_else(|| Error::new("the plan has no image"))?;
+    let file = open_image(image)?;
+    root::prepare(&plan.steps)?;
+    let account = (host.account)();
+    let broker = match (meeting, image) {
+        // A directory that nobody else will enter needs no company.
+        (None, Image::Directory { .. }) => None,
+        _ => Some(start_broker(plan, image, file.as_ref(), meeting)?),
+    };
+    drop(file);
+    make_namespaces(plan)?;
+    let mut serve = |device: OwnedFd| match &broker {
+        Some(broker) => socket::send(broker, &[broker::DEVICE], &[device.as_fd()]),
+        None => Ok(()),
+    };
+    let mut ground = root::Ground {
+        identity: plan.identity,
+        serve: &mut serve,
+        account: &account,
+    };
+    if let Err(refused) = root::build(&plan.steps, &mut ground) {
+        // The image may be what is really wrong.
+        return Err(match broker.as_ref().and_then(complaint) {
+            Some(error) => Refused::Whole(error),
+            None => refused.into(),
+        });
+    }
+    match (broker, meeting) {
+        (Some(broker), Some(_)) => Ok(hand_over(&broker, plan)?),
+        _ => Ok(()),
+    }
+}
+
+fn open_image(image: &Image) -> std::result::Result<Option<OwnedFd>, Refused> {
+    let Image::Squashfs { path, .. } = image else {
+        return Ok(None);
+    };
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    opened.map(Some).map_err(|errno| {
+        let fault = Fault {
+            errno,
+            at: None,
+            place: Place::Source,
+        };
+        Refused::Step(0, fault)
+    })
+}
+
+/// Forks the process that serves the image and lets others in, before this one leaves the host's namespaces.
+fn start_broker(
+    plan: &Plan,
+    image: &Image,
+    file: Option<&OwnedFd>,
+    meeting: Option<&Meeting<'_>>,
+) -> Result<OwnedFd> {
+    let (ours, theirs) = socket::pair().or_say(|| "cannot make a socket")?;
+    let setup = Setup {
+        image,
+        identity: plan.identity,
+        entry: meeting.map(|meeting| Entry {
+            directory: meeting.rendezvous.path(),
+            name: meeting.name,
+        }),
+        tasks: plan.tasks_on_node,
+        rank: meeting.and_then(|meeting| meeting.rank),
+        maker: std::process::id(),
+        guardian: meeting.and_then(|_| scope::guardian()),
+        private_copies: !plan.task_steps.is_empty(),
+    };
+    let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
+    keep.extend(file.map(|file| file.as_fd()));
+    keep.extend(meeting.map(|meeting| meeting.rendezvous.fd()));
+    process::detach(&keep, |fds| broker::run(&setup, fds))
+        .or_say(|| "cannot start the process that serves the image")?;
+    Ok(ours)
+}
+
+fn make_namespaces(plan: &Plan) -> Result<()> {
+    let mut kinds = vec![Kind::User, Kind::Mount];
+    if plan.network == Network::None {
+        kinds.push(Kind::Network);
+    }
+    namespace::unshare(&kinds).map_err(super::execute::hints::no_namespaces)?;
+    let identity = plan.identity;
+    namespace::map_ids(
+        (identity.outside_uid, identity.inside_uid),
+        (identity.outside_gid, identity.inside_gid),
+    )
+    .map_err(super::execute::hints::no_id_map)?;
+    if plan.network == Network::None {
+        namespace::loopback_up().or_say(|| "cannot bring up the loopback device")?;
+    }
+    Ok(())
+}
+
+/// Gives the namespaces to the broker and waits until others can come.
+fn hand_over(broker: &OwnedFd, plan: &Plan) -> Result<()> {
+    let mut kinds = vec![Kind::User, Kind::Mount];
+    if plan.network == Network::None {
+        kinds.push(Kind::Network);
+    }
+    let what = || "cannot name the capsule's namespaces";
+    let fds: Vec<OwnedFd> = kinds
+        .into_iter()
+        .map(|kind| namespace::open(None, kind))
+        .collect::<std::result::Result<_, _>>()
+        .or_say(what)?;
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+    let ended = || Error::new("the process that serves the image has ended early");
+    if socket::send(broker, &[broker::MADE], &fds).is_err() {
+        return Err(complaint(broker).unwrap_or_else(ended));
+    }
+    match socket::receive(broker, broker::MAX_MESSAGE) {
+        Ok((answer, _)) if answer.first() == Some(&broker::ACCEPTED) => Ok(()),
+        Ok((answer, _)) => Err(spoken(&answer).unwrap_or_else(ended)),
+        Err(errno) => Err(ended().source(errno)),
+    }
+}
+
+/// What the broker had to say before it ended, if anything.
+fn complaint(broker: &OwnedFd) -> Option<Error> {
+    // Its end closes the socket; until then there is nothing to wait for.
+    rustix::fs::fcntl_setfl(broker, OFlags::NONBLOCK).ok()?;
+    let (answer, _) = socket::receive(broker, broker::MAX_MESSAGE).ok()?;
+    spoken(&answer)
+}
+
+fn spoken(answer: &[u8]) -> Option<Error> {
+    let (kind, text) = answer.split_first()?;
+    if *kind != broker::FAILED {
+        return None;
+    }
+    Some(super::execute::hints::reread(&String::from_utf8_lossy(
+        text,
+    )))
+}
+
+/// A capsule on this node that can be entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub job: String,
+    pub scope: String,
+    pub description: Description,
+    entry: String,
+}
+
+/// The user's capsules on this node whose brokers live.
+pub fn running() -> Vec<Running> {
+    let Some(rendezvous) = Rendezvous::existing() else {
+        return Vec::new();
+    };
+    let entries = rendezvous.names().into_iter();
+    entries
+        .filter_map(|entry| {
+            let (_, description) = rendezvous.connect(&entry)?;
+            let mut words = entry.splitn(3, '.');
+            Some(Running {
+                job: words.next()?.to_string(),
+                scope: words.next()?.to_string(),
+                description,
+                entry: entry.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Enters a running capsule. The process must have one thread.
+pub fn attach(running: &Running) -> Result<()> {
+    let gone = || {
+        Error::new(format!(
+            "the capsule of `{}` has ended",
+            running.description.image
+        ))
+    };
+    let rendezvous = Rendezvous::existing().ok_or_else(gone)?;
+    if join(&rendezvous, &running.entry, None)? {
+        Ok(())
+    } else {
+        Err(gone())
+    }
+}

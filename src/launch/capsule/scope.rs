@@ -1,0 +1,106 @@
+//! Which job step this process belongs to: its place among the tasks on the node, and the process that outlives them all.
+
+use super::super::step::Key;
+use crate::sys::process;
+
+/// The place of this task among those of the step on this node, from the first of these that is set: `mpirun`'s children
+/// inherit the variables of the one Slurm task that started them.
+const PLACES: [&str; 4] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_LOCALID",
+    "PMI_LOCAL_RANK",
+];
+
+/// Looked up through `variable`, so that a table can stand for the environment.
+pub fn place(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    PLACES.iter().find_map(|name| variable(name)?.parse().ok())
+}
+
+/// The name of this node for Slurm, which may run several of them on one machine.
+pub fn node(variable: impl Fn(&str) -> Option<String>) -> String {
+    variable("SLURMD_NODENAME")
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| {
+            let names = rustix::system::uname();
+            names.nodename().to_string_lossy().into_owned()
+        })
+}
+
+/// The name of the rendezvous of a capsule on this node.
+pub fn entry_name(key: &Key, node: &str) -> String {
+    let node: String = node
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .take(64)
+        .collect();
+    format!("{}.{node}", key.file_name())
+}
+
+/// The process whose end is the end of the step: the nearest `slurmstepd` above us. A parent that cannot be looked at
+/// belongs to somebody else (`/proc` may hide those), which above a task is Slurm. Without Slurm it is our parent.
+pub fn guardian() -> Option<u32> {
+    let parent = rustix::process::getppid()
+        .and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
+        .filter(|pid| *pid > 1)?;
+    let mut pid = parent;
+    for _ in 0..256 {
+        let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
+            return process::exists(pid).then_some(pid);
+        };
+        let Some((name, above)) = parse_stat(&stat) else {
+            break;
+        };
+        if name == b"slurmstepd" {
+            return Some(pid);
+        }
+        if above <= 1 {
+            break;
+        }
+        pid = above;
+    }
+    Some(parent)
+}
+
+/// Name and parent from `/proc/PID/stat`; the name may hold anything, also parentheses.
+fn parse_stat(stat: &[u8]) -> Option<(&[u8], u32)> {
+    let open = stat.iter().position(|b| *b == b'(')?;
+    let close = stat.iter().rposition(|b| *b == b')')?;
+    let name = stat.get(open + 1..close)?;
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some((name, parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_stat_may_be_hostile() {
+        for (stat, expected) in [
+            ("7 (slurmstepd) S 1 7 7", Some((&b"slurmstepd"[..], 1))),
+            ("7 (a) S 9) S 12 7", Some((&b"a) S 9"[..], 12))),
+            ("7 () S 3 7", Some((&b""[..], 3))),
+            ("7 (x", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_stat(stat.as_bytes()), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn the_inner_launcher_wins() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| {
+                let found = pairs.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| value.to_string())
+            }
+        };
+        assert_eq!(place(with(&[])), None);
+        assert_eq!(place(with(&[("SLURM_LOCALID", "3")])), Some(3));
+        assert_eq!(place(with(&[("SLURM_LOCALID", "x")])), None);
+        let both = [("SLURM_LOCALID", "0"), ("OMPI_COMM_WORLD_LOCAL_RANK", "5")];
+        assert_eq!(place(with(Box::leak(Box::new(both)))), Some(5));
+    }
+}
