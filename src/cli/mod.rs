@@ -5,9 +5,20 @@
 
 pub mod completions;
 pub mod config;
+pub mod gc;
+pub mod images;
+pub mod import;
+pub mod inspect;
+pub mod interrupt;
 pub mod man;
 pub mod options;
 pub mod output;
+pub mod progress;
+pub mod pull;
+pub mod rm;
+pub mod table;
+pub mod tag;
+pub mod verify;
 
 use crate::error::{Error, Result};
 use clap::{CommandFactory, FromArgMatches};
@@ -42,7 +53,9 @@ macro_rules! commands {
 }
 
 commands! {
-    "Images" {}
+    "Images" {
+        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import,
+    }
     "Accounts of registries" {}
     "Inside an image" {}
     "Slurm jobs" {}

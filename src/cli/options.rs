@@ -2,6 +2,7 @@
 
 use crate::config::{Given, Origin, Settings};
 use crate::error::{Error, Result};
+use crate::image::store::{Place, Store};
 use std::path::PathBuf;
 
 /// Options of every command.
@@ -65,6 +66,20 @@ impl Common {
             tracing::warn!("{warning}");
         }
         Ok(settings)
+    }
+
+    /// The store that the settings choose.
+    pub fn open_store(&self) -> Result<Store> {
+        self.store_of(&self.settings()?)
+    }
+
+    /// The store of settings that were read already.
+    pub fn store_of(&self, settings: &Settings) -> Result<Store> {
+        let variable = |name: &str| std::env::var(name).ok();
+        Ok(Store::open(Place::choose(
+            &settings.config.store,
+            &variable,
+        )?))
     }
 
     /// Log lines go to standard error: warnings, with `-v` what is done, with `-vv` every request and file.

@@ -47,11 +47,11 @@ impl FromStr for Size {
 }
 
 impl fmt::Display for Size {
-    /// Three digits are enough for people: `128K`, `1.34G`.
+    /// Three digits are enough for people: `17B`, `128K`, `1.34G`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = UNITS.iter().rev().find(|(_, shift)| self.0 >= 1 << shift);
         let text = match found {
-            None => self.0.to_string(),
+            None => format!("{}B", self.0),
             Some((unit, shift)) => {
                 let number = self.0 as f64 / (1u64 << shift) as f64;
                 let places = match number {
@@ -154,8 +154,8 @@ mod tests {
             assert_eq!(text.parse::<Size>().ok().map(|size| size.0), want, "{text}");
         }
         for (bytes, want) in [
-            (0, "0"),
-            (1023, "1023"),
+            (0, "0B"),
+            (1023, "1023B"),
             (1536, "1.50K"),
             (128 << 10, "128K"),
             (1_439_000_000, "1.34G"),

@@ -1,5 +1,6 @@
 //! The image half: a reference becomes one squashfs file and its record in the store.
 
+pub mod adopt;
 pub mod assemble;
 pub mod contents;
 pub mod convert;
@@ -11,6 +12,7 @@ pub mod fixture;
 pub mod lock;
 pub mod manifest;
 pub mod progress;
+pub mod pull;
 pub mod reference;
 pub mod source;
 pub mod store;

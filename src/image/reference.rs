@@ -104,7 +104,7 @@ impl Reference {
         }
     }
 
-    /// The same reference with its path, if any, made absolute.
+    /// The same reference with its path, if any, made absolute and without `.` in it.
     pub fn absolute(mut self, directory: &Path) -> Reference {
         match &mut self {
             Reference::Registry(_) => {}
@@ -115,7 +115,7 @@ impl Reference {
             | Reference::RootfsTar(path)
             | Reference::Squashfs(path)
             | Reference::Sif(path)
-            | Reference::File(path) => *path = directory.join(&*path),
+            | Reference::File(path) => *path = directory.join(&*path).components().collect(),
         }
         self
     }

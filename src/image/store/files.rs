@@ -127,26 +127,47 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<()> {
 
 /// An I/O error with what a person can do about it.
 pub fn explain(what: impl Into<String>, error: io::Error) -> Error {
-    let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOSPC) => Some(
-            "the file system is full (or out of inodes): `carrack gc` frees space, `CARRACK_STORE` and `CARRACK_CACHE` choose other places",
-        ),
-        Some(Errno::DQUOT) => Some(
-            "your quota is used up: `carrack gc` frees space, `CARRACK_STORE` and `CARRACK_CACHE` choose other places",
-        ),
-        Some(Errno::ROFS) => Some(
-            "the file system is read-only here: pull where it is writable (a login node), or set `CARRACK_STORE`",
-        ),
-        Some(Errno::ACCESS | Errno::PERM) => {
-            Some("no permission: `CARRACK_STORE` (or `--store`) chooses a store of your own")
-        }
-        Some(Errno::STALE) => Some("the file server lost the file: try again"),
-        _ => None,
-    };
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let error = Error::new(what).source(error);
-    match hint {
+    match errno.and_then(hint) {
         Some(hint) => error.hint(hint),
         None => error,
+    }
+}
+
+/// Adds the hint to an error of another module whose cause was one of the system's.
+pub fn advise(error: Error) -> Error {
+    let number = |cause: &String| {
+        let (_, rest) = cause.rsplit_once("(os error ")?;
+        rest.split(')').next()?.parse().ok()
+    };
+    let errno = error
+        .causes()
+        .iter()
+        .find_map(number)
+        .map(Errno::from_raw_os_error);
+    match errno.and_then(hint) {
+        Some(hint) if error.hints().is_empty() => error.hint(hint),
+        _ => error,
+    }
+}
+
+fn hint(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::NOSPC => Some(
+            "the file system is full (or out of inodes): `carrack gc` frees space, `CARRACK_STORE` and `CARRACK_CACHE` choose other places",
+        ),
+        Errno::DQUOT => Some(
+            "your quota is used up: `carrack gc` frees space, `CARRACK_STORE` and `CARRACK_CACHE` choose other places",
+        ),
+        Errno::ROFS => Some(
+            "the file system is read-only here: pull where it is writable (a login node), or set `CARRACK_STORE`",
+        ),
+        Errno::ACCESS | Errno::PERM => {
+            Some("no permission: `CARRACK_STORE` (or `--store`) chooses a store of your own")
+        }
+        Errno::STALE => Some("the file server lost the file: try again"),
+        _ => None,
     }
 }
 
@@ -207,6 +228,8 @@ mod tests {
                 told.hints().iter().any(|hint| hint.contains(want)),
                 "{told}"
             );
+            let other = advise(Error::new("cannot convert").source(io::Error::from(errno)));
+            assert_eq!(other.hints(), told.hints());
         }
     }
 }

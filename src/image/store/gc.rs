@@ -3,7 +3,7 @@
 use super::{Store, files};
 use crate::error::Result;
 use crate::image::digest::Digest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -165,6 +165,35 @@ impl Store {
         let decision = decide(&inventory, &rules, SystemTime::now());
         for gone in &decision.packs {
             let _ = remove_pack(&self.place().packs, &gone.name);
+        }
+    }
+}
+
+impl Store {
+    /// Which of these layers have a pack, by index; an estimate, for the parameters are not looked at.
+    pub fn cached_layers(&self, diff_ids: &[Digest]) -> BTreeSet<usize> {
+        let packs = packs_in(&self.place().packs);
+        let is_cached =
+            |digest: &Digest| packs.iter().any(|pack| pack.stem.contains(&digest.hex()));
+        let cached = diff_ids
+            .iter()
+            .enumerate()
+            .filter(|(_, digest)| is_cached(digest));
+        cached.map(|(index, _)| index).collect()
+    }
+
+    /// Notes that the packs of these layers were used: not every file system keeps access times.
+    pub fn touch_packs(&self, diff_ids: &[Digest]) {
+        for pack in packs_in(&self.place().packs) {
+            if diff_ids
+                .iter()
+                .any(|digest| pack.stem.contains(&digest.hex()))
+            {
+                let index = self.place().packs.join(format!("{}.idx", pack.stem));
+                // Only the order of eviction depends on it.
+                let _ = std::fs::File::open(index)
+                    .and_then(|file| file.set_modified(SystemTime::now()));
+            }
         }
     }
 }

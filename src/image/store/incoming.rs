@@ -8,6 +8,7 @@ use crate::record::ImageRecord;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The right to convert one digest, and a directory for it. Dropping it removes whatever was not published.
 #[derive(Debug)]
@@ -17,6 +18,17 @@ pub struct Incoming<'a> {
     directory: tempfile::TempDir,
     /// Dropped last: the directory is gone before the next converter starts.
     _lock: Lock,
+}
+
+/// What a signal must clean up: directories and lock files of conversions that run.
+static RUNNING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes all unpublished work of this process, which is about to end.
+pub fn abandon() {
+    let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+    for path in running {
+        remove(&path);
+    }
 }
 
 /// What came of asking for the right to convert.
@@ -57,6 +69,10 @@ impl Store {
                     error,
                 )
             })?;
+        RUNNING
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend([directory.path().to_path_buf(), self.lock_of(digest)]);
         Ok(Begin::Convert(Incoming {
             store: self,
             digest: *digest,
@@ -156,6 +172,19 @@ impl Incoming<'_> {
                 self.digest
             ))
         })
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        let ours = [
+            self.directory.path().to_path_buf(),
+            self.store.lock_of(&self.digest),
+        ];
+        RUNNING
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|path| !ours.contains(path));
     }
 }
 

@@ -25,9 +25,10 @@ mod refs;
 mod remove;
 pub mod space;
 mod time;
+pub mod verify;
 
-pub use files::explain;
-pub use incoming::{Begin, Incoming};
+pub use files::{advise, explain};
+pub use incoming::{Begin, Incoming, abandon};
 pub use list::{Damaged, Listed, Listing};
 pub use place::Place;
 pub use refs::{Entry, Target};
@@ -52,6 +53,8 @@ pub struct Stored {
     pub digest: Digest,
     /// The squashfs file.
     pub path: PathBuf,
+    /// Where the squashfs starts in it: 0 in a store, elsewhere in a SIF that is used where it lies.
+    pub offset: u64,
     pub record: ImageRecord,
     /// The store it is in.
     pub root: PathBuf,
@@ -160,6 +163,7 @@ impl Store {
         Ok(Some(Stored {
             digest: *digest,
             path,
+            offset: 0,
             record,
             root: root.to_path_buf(),
             read_only: root != self.root(),
@@ -224,29 +228,16 @@ impl Store {
     }
 
     fn find_by_prefix(&self, text: &str) -> Result<Option<Stored>> {
-        let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-        let is_hex = prefix
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_hex || !(6..=64).contains(&prefix.len()) {
-            return Ok(None);
+        let found = self.roots().flat_map(list::digests_in).collect();
+        match one_digest(text, found)? {
+            Some(digest) => self.get(&digest),
+            None => Ok(None),
         }
-        let mut found: Vec<Digest> = self
-            .roots()
-            .flat_map(list::digests_in)
-            .filter(|digest| digest.hex().starts_with(prefix))
-            .collect();
-        found.sort();
-        found.dedup();
-        match found.as_slice() {
-            [] => Ok(None),
-            [digest] => self.get(digest),
-            several => {
-                let all = several.iter().map(|digest| digest.hex());
-                let error = Error::usage(format!("`{text}` names {} images", several.len()));
-                Ok(Err(all.fold(error, Error::cause))?)
-            }
-        }
+    }
+
+    /// The digest in the user's store that begins so, be the image damaged or not.
+    pub fn own_digest(&self, text: &str) -> Result<Option<Digest>> {
+        one_digest(text, list::digests_in(self.root()))
     }
 
     /// Notes that an image is being started; at most once a day, so that thousands of tasks do not write.
@@ -268,22 +259,42 @@ impl Store {
     }
 }
 
+/// The digest that begins with what a person typed: 6 digits or more.
+fn one_digest(text: &str, mut all: Vec<Digest>) -> Result<Option<Digest>> {
+    let prefix = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = prefix
+        .bytes()
+        .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_hex || !(6..=64).contains(&prefix.len()) {
+        return Ok(None);
+    }
+    all.retain(|digest| digest.hex().starts_with(prefix));
+    all.sort();
+    all.dedup();
+    match all.as_slice() {
+        [] => Ok(None),
+        [digest] => Ok(Some(*digest)),
+        several => {
+            let error = Error::usage(format!("`{text}` names {} images", several.len()));
+            Err(several.iter().map(Digest::hex).fold(error, Error::cause))
+        }
+    }
+}
+
 /// What the text names as a reference; `None` for what can only be digits of a digest.
-fn named(text: &str, default_registry: &str) -> Result<Option<Reference>> {
+pub fn named(text: &str, default_registry: &str) -> Result<Option<Reference>> {
     if text.starts_with("sha256:") {
         return Ok(None);
     }
     let reference = Reference::parse(text, default_registry)?;
-    match (reference.path(), std::env::current_dir()) {
-        (Some(path), Ok(directory)) if path.is_relative() => {
-            Ok(Some(reference.absolute(&directory)))
-        }
-        _ => Ok(Some(reference)),
+    match std::env::current_dir() {
+        Ok(directory) => Ok(Some(reference.absolute(&directory))),
+        Err(_) => Ok(Some(reference)),
     }
 }
 
 /// The user, for people who read references and pins.
-fn who() -> String {
+pub fn who() -> String {
     let uid = rustix::process::getuid().as_raw();
     match std::env::var("LOGNAME").or_else(|_| std::env::var("USER")) {
         Ok(name) if !name.is_empty() => format!("{name} ({uid})"),

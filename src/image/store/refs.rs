@@ -112,6 +112,11 @@ impl Store {
         Ok(None)
     }
 
+    /// What a reference names in the user's store.
+    pub fn own_target(&self, reference: &Reference) -> Result<Option<Target>> {
+        read_from(self.root(), reference)
+    }
+
     /// Points a reference at an image, keeping what it names for other platforms.
     pub fn set_reference(
         &self,

@@ -1,14 +1,14 @@
 //! `rm`: takes a name or an image away, never one that a job needs.
 
-use super::{Store, Stored, files, relative};
+use super::{Store, Stored, Target, files, relative};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 
 impl Store {
     /// Removes an image from the user's store. One that a job pins only with `force`.
     pub fn remove(&self, digest: &Digest, force: bool) -> Result<u64> {
-        if !force && let Some(jobs) = self.pinned().get(digest) {
-            return Err(in_use(digest, jobs));
+        if !force {
+            self.refuse_pinned(digest)?;
         }
         let mut freed = 0;
         // The record first: without it the image is not there, and nobody starts what is half gone.
@@ -42,20 +42,30 @@ impl Store {
         Ok(removed)
     }
 
-    /// References, other than `except`, that name the image.
-    pub fn references_to(&self, stored: &Stored, except: &str) -> Vec<String> {
-        let targets = self.references_of(&stored.root).into_iter();
-        targets
-            .filter(|target| target.reference != except)
-            .filter(|target| {
-                target
-                    .images
-                    .values()
-                    .any(|entry| entry.digest == stored.digest)
-            })
-            .map(|target| target.reference)
-            .collect()
+    /// The references in an image's store that name it.
+    pub fn references_to(&self, stored: &Stored) -> Vec<String> {
+        names(self.references_of(&stored.root), &stored.digest)
     }
+
+    /// The references in the user's store that name a digest, whether the image is there or not.
+    pub fn names_of(&self, digest: &Digest) -> Vec<String> {
+        names(self.references_of(self.root()), digest)
+    }
+
+    /// Fails when a job needs the image.
+    pub fn refuse_pinned(&self, digest: &Digest) -> Result<()> {
+        match self.pinned().get(digest) {
+            Some(jobs) => Err(in_use(digest, jobs)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn names(targets: Vec<Target>, digest: &Digest) -> Vec<String> {
+    let names = targets
+        .into_iter()
+        .filter(|target| target.images.values().any(|entry| entry.digest == *digest));
+    names.map(|target| target.reference).collect()
 }
 
 fn in_use(digest: &Digest, jobs: &[String]) -> Error {

@@ -1,0 +1,95 @@
+//! `carrack gc`: frees space by rules.
+
+use super::{Common, output};
+use crate::config::{Age, Size};
+use crate::error::Result;
+use crate::image::store::gc::{Decision, Rules, decide};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// Free space: leftovers, converted layers over the cache's size, and images by rule
+///
+/// Without options no image is removed. An image that a queued or running job needs always stays.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Remove images that were not used for AGE, e.g. 30d, 12h
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<Age>,
+    /// Remove images that no reference names
+    #[arg(long, alias = "dangling")]
+    unnamed: bool,
+    /// Shrink the cache of converted layers to SIZE; 0 empties it [default: `store.cache_size`, 50G]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<Size>,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let store = args.common.open_store()?;
+    let rules = Rules {
+        older_than: args.older_than.map(|age| age.0),
+        unnamed: args.unnamed,
+        packs_limit: args
+            .cache_size
+            .map_or(store.place().packs_limit, |size| size.0),
+    };
+    let decision = decide(&store.inventory(), &rules, SystemTime::now());
+    if !args.dry_run {
+        store.sweep(&decision)?;
+    }
+    if args.json {
+        output::print_json(&as_json(&decision, args.dry_run))?;
+    } else if !args.common.quiet {
+        output::print(&as_text(&decision, args.dry_run))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_text(decision: &Decision, dry_run: bool) -> String {
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let mut text = String::new();
+    for gone in &decision.images {
+        let names = if gone.references.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", gone.references.join(" "))
+        };
+        text.push_str(&format!("{verb} {}{names}: {}\n", gone.name, gone.why));
+    }
+    for gone in &decision.packs {
+        text.push_str(&format!(
+            "{verb} converted layer {}: {}\n",
+            gone.name, gone.why
+        ));
+    }
+    for (digest, jobs) in &decision.kept {
+        text.push_str(&format!(
+            "kept {digest}: job {} needs it\n",
+            jobs.join(", ")
+        ));
+    }
+    let freed = if dry_run { "would be freed" } else { "freed" };
+    text + &format!("{} {freed}\n", Size(decision.bytes()))
+}
+
+fn as_json(decision: &Decision, dry_run: bool) -> serde_json::Value {
+    let gone = |list: &[crate::image::store::gc::Gone]| -> Vec<serde_json::Value> {
+        let one = |gone: &crate::image::store::gc::Gone| serde_json::json!({ "name": gone.name, "references": gone.references, "bytes": gone.bytes, "why": gone.why });
+        list.iter().map(one).collect()
+    };
+    let kept = |(digest, jobs): &(crate::image::digest::Digest, Vec<String>)| serde_json::json!({ "digest": digest, "jobs": jobs });
+    serde_json::json!({
+        "dry_run": dry_run,
+        "images": gone(&decision.images),
+        "packs": gone(&decision.packs),
+        "kept": decision.kept.iter().map(kept).collect::<Vec<_>>(),
+        "bytes": decision.bytes(),
+    })
+}

@@ -1,0 +1,242 @@
+//! `carrack pull`: the door through which images come in.
+
+use super::progress::Watch;
+use super::{Common, interrupt, output};
+use crate::config::{Given, Origin, Size};
+use crate::error::{Error, Result};
+use crate::image::pull::{How, Options, Pulled, host_platform, layer_bytes, parse_platform, pull};
+use crate::image::reference::Reference;
+use crate::record::Platform;
+use std::process::ExitCode;
+
+/// Bring images into the store
+///
+/// An image that is there already is not fetched again; a tag that did not move costs one request.
+#[derive(clap::Args)]
+#[command(after_help = "References:\n  \
+    ubuntu:24.04                      a registry's name; Docker Hub, unless the site says otherwise\n  \
+    docker://registry.site:5000/a:v1  the same, in full; @sha256:… pins it\n  \
+    oci:DIR[:TAG], oci-archive:FILE   an OCI layout\n  \
+    docker-archive:FILE               what `docker save` wrote\n  \
+    x.tar, dir:DIR                    a root file system\n  \
+    x.sqsh, x.sif                     a ready squashfs, taken as it is")]
+pub struct Args {
+    /// What to pull
+    #[arg(required = true, value_name = "REFERENCE")]
+    references: Vec<String>,
+    #[command(flatten)]
+    how: Conversion,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// How to bring an image in; the same for `pull` and `import`.
+#[derive(clap::Args)]
+pub struct Conversion {
+    /// For which machine: OS/ARCH[/VARIANT] or ARCH [default: this one]
+    #[arg(long, value_name = "PLATFORM", alias = "arch")]
+    platform: Option<String>,
+    /// Speak plain http to the registry, or https without a known certificate authority
+    #[arg(long)]
+    insecure: bool,
+    /// zstd level of the squashfs, 1 to 22 [default: 3]
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+    /// Block size of the squashfs, 4K to 1M [default: 128K]
+    #[arg(long, value_name = "SIZE")]
+    block_size: Option<String>,
+    /// Compression threads [default: as many as this process may use, at most 16]
+    #[arg(long, value_name = "N")]
+    threads: Option<String>,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let work = args.how.prepare(&args.common)?;
+    let mut references = Vec::new();
+    for text in &args.references {
+        references.push((
+            Reference::parse(text, &work.settings.config.registries.default)?,
+            None,
+        ));
+    }
+    work.all(references)
+}
+
+impl Conversion {
+    /// Reads the settings with these options on top.
+    pub fn prepare<'a>(&'a self, common: &'a Common) -> Result<Work<'a>> {
+        let options = [
+            ("conversion.level", "--level", &self.level),
+            ("conversion.block_size", "--block-size", &self.block_size),
+            ("conversion.threads", "--threads", &self.threads),
+        ];
+        let given = options.into_iter().filter_map(|(key, option, value)| {
+            Some(Given {
+                key,
+                value: value.clone()?,
+                origin: Origin::Option(option),
+            })
+        });
+        let settings = common.settings_with(given.collect())?;
+        let fixed = |key: &str| {
+            settings
+                .config
+                .fixed
+                .iter()
+                .any(|fixed| fixed == key || fixed == "registries")
+        };
+        if self.insecure && fixed("registries.insecure") {
+            return Err(Error::usage("`--insecure` cannot be used here")
+                .cause("the site fixes `registries.insecure`"));
+        }
+        let platform = match &self.platform {
+            Some(text) => parse_platform(text)?,
+            None => host_platform(),
+        };
+        Ok(Work {
+            how: self,
+            common,
+            settings,
+            platform,
+        })
+    }
+}
+
+/// Pulls with its settings read.
+pub struct Work<'a> {
+    how: &'a Conversion,
+    common: &'a Common,
+    pub settings: crate::config::Settings,
+    platform: Platform,
+}
+
+impl Work<'_> {
+    /// Pulls each reference, under a further name if one is given. One failure does not stop the others.
+    pub fn all(&self, references: Vec<(Reference, Option<Reference>)>) -> Result<ExitCode> {
+        interrupt::clean_up_on_signals();
+        let mut failed: Option<Error> = None;
+        let mut json = Vec::new();
+        for (reference, name) in references {
+            match self.one(&reference, name) {
+                Ok(value) => json.extend(value),
+                Err(error) => {
+                    if let Some(before) = failed.replace(error) {
+                        before.print();
+                    }
+                }
+            }
+        }
+        if self.how.json {
+            output::print_json(&json)?;
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    fn one(
+        &self,
+        reference: &Reference,
+        name: Option<Reference>,
+    ) -> Result<Option<serde_json::Value>> {
+        let mut config = self.settings.config.clone();
+        if let Some(name) = reference.name().filter(|_| self.how.insecure) {
+            config.registries.insecure.push(name.registry.clone());
+        }
+        let store = self.common.store_of(&self.settings)?;
+        let options = Options {
+            platform: self.platform.clone(),
+            dry_run: self.how.dry_run,
+            name,
+        };
+        let watch = Watch::new(self.common);
+        let pulled = pull(reference, &store, &config, &options, &watch);
+        watch.finish();
+        let pulled = pulled?;
+        for warning in &pulled.warnings {
+            tracing::warn!("{warning}");
+        }
+        if self.how.json {
+            return Ok(Some(as_json(reference, &pulled, self.how.dry_run)));
+        }
+        let path = pulled
+            .stored
+            .as_ref()
+            .map(|stored| stored.path.display().to_string());
+        if self.common.quiet {
+            output::print(&format!(
+                "{}\t{}\n",
+                pulled.digest,
+                path.unwrap_or_default()
+            ))?;
+        } else {
+            output::print(&self.summary(reference, &pulled, &watch))?;
+        }
+        Ok(None)
+    }
+
+    fn summary(&self, reference: &Reference, pulled: &Pulled, watch: &Watch) -> String {
+        let how = match (pulled.how, self.how.dry_run) {
+            (How::Unchanged, _) => "unchanged",
+            (How::Present, _) => "already in the store",
+            (_, true) => "would be pulled",
+            (How::Converted, _) => "pulled",
+            (How::Copied, _) => "copied",
+        };
+        let mut text = format!("{reference}: {how}\n  digest  {}\n", pulled.digest);
+        if matches!(pulled.how, How::Converted) {
+            let ways = watch.layers();
+            let ways = if ways.is_empty() {
+                ways
+            } else {
+                format!(" ({ways})")
+            };
+            text.push_str(&format!(
+                "  layers  {}{ways}, {}\n",
+                pulled.layers.len(),
+                layer_bytes(&pulled.layers)
+            ));
+        }
+        if let Some(stored) = &pulled.stored {
+            let squashfs = &stored.record.squashfs;
+            text.push_str(&format!(
+                "  image   {} for {} of content, {} files",
+                Size(squashfs.size),
+                Size(squashfs.content_bytes),
+                squashfs.inodes
+            ));
+            if matches!(pulled.how, How::Converted | How::Copied) {
+                text.push_str(&format!(", {:.1} s", watch.elapsed().as_secs_f64()));
+            }
+            text.push_str(&format!("\n  path    {}\n", stored.path.display()));
+        }
+        crate::error::printable(&text)
+    }
+}
+
+fn as_json(reference: &Reference, pulled: &Pulled, dry_run: bool) -> serde_json::Value {
+    let how = match pulled.how {
+        How::Unchanged => "unchanged",
+        How::Present => "present",
+        How::Converted => "converted",
+        How::Copied => "copied",
+    };
+    serde_json::json!({
+        "reference": reference.to_string(),
+        "digest": pulled.digest,
+        "path": pulled.stored.as_ref().map(|stored| &stored.path),
+        "how": how,
+        "dry_run": dry_run,
+        "layers": pulled.layers.len(),
+        "layer_bytes": layer_bytes(&pulled.layers).0,
+        "size": pulled.stored.as_ref().map(|stored| stored.record.squashfs.size),
+        "warnings": pulled.warnings,
+    })
+}

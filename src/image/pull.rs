@@ -1,0 +1,545 @@
+//! Reference → image in the store: asks the source what the reference names, and converts only what is not there.
+
+use crate::config::{self, Config, Size};
+use crate::error::{Context, Error, Result};
+use crate::image::convert::{self, Converted, LayerInput, PackCache};
+use crate::image::digest::Digest;
+use crate::image::manifest::{self, Descriptor, normal_platform};
+use crate::image::progress::Progress;
+use crate::image::reference::Reference;
+use crate::image::source::{self, Resolved, Source, SourceSettings};
+use crate::image::store::{Begin, Entry, Incoming, Store, Stored, advise, now_text, space, who};
+use crate::image::{adopt, store};
+use crate::record::{ImageRecord, Layer, Platform, SCHEMA, Tool};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Raised with every change of the converter that changes bytes.
+pub const ENGINE: &str = "1";
+
+/// What a pull may do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub platform: Platform,
+    /// Only find out what would be done.
+    pub dry_run: bool,
+    /// A name for the image instead of its path; what an import is called.
+    pub name: Option<Reference>,
+}
+
+/// What a pull did.
+#[derive(Debug)]
+pub struct Pulled {
+    pub digest: Digest,
+    /// Absent after a dry run that found nothing in the store.
+    pub stored: Option<Stored>,
+    pub how: How,
+    /// The layers' stored bytes; none for a file that was taken as it is.
+    pub layers: Vec<Descriptor>,
+    /// What the converter met on the way.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// The reference names what it named before; nothing was written.
+    Unchanged,
+    /// The image was there under another name, or another process converted it meanwhile.
+    Present,
+    /// Converted from its layers.
+    Converted,
+    /// A squashfs that was taken as it is.
+    Copied,
+}
+
+impl Options {
+    pub fn for_host() -> Options {
+        Options {
+            platform: host_platform(),
+            dry_run: false,
+            name: None,
+        }
+    }
+}
+
+/// The machine this runs on.
+pub fn host_platform() -> Platform {
+    normal_platform("linux", std::env::consts::ARCH, "")
+}
+
+/// `os/architecture[/variant]`, or the architecture alone.
+pub fn parse_platform(text: &str) -> Result<Platform> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let plain = |part: &&str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    };
+    match parts.as_slice() {
+        parts if !parts.iter().all(plain) => {}
+        [architecture] => return Ok(normal_platform("linux", architecture, "")),
+        [os, architecture] => return Ok(normal_platform(os, architecture, "")),
+        [os, architecture, variant] => return Ok(normal_platform(os, architecture, variant)),
+        _ => {}
+    }
+    Err(Error::usage(format!("`{text}` is not a platform"))
+        .hint("for example `linux/amd64`, `linux/arm/v7` or `arm64`"))
+}
+
+/// How sources are reached, from the settings and the environment.
+pub fn source_settings(config: &Config, temporary: PathBuf) -> Result<SourceSettings> {
+    let mut settings = SourceSettings::from_environment();
+    let registries = &config.registries;
+    settings.allow.clone_from(&registries.allow);
+    settings.insecure.clone_from(&registries.insecure);
+    settings.mirrors.clone_from(&registries.mirrors);
+    settings.rewrites.clone_from(&registries.rewrites);
+    let variable = |name: &str| std::env::var(name).ok();
+    for (host, path) in &registries.certificates {
+        let path = config::expand(path, &variable)
+            .map_err(|error| error.hint("the setting is `registries.certificates`"))?;
+        settings.certificates.insert(host.clone(), path.into());
+    }
+    settings.temporary = temporary;
+    Ok(settings)
+}
+
+/// Brings what `reference` names into the store.
+pub fn pull(
+    reference: &Reference,
+    store: &Store,
+    config: &Config,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Pulled> {
+    let result = Job {
+        reference: absolute(reference)?,
+        store,
+        config,
+        options,
+        progress,
+    }
+    .run();
+    result.map_err(|error| advise(error).while_doing(format!("cannot pull `{reference}`")))
+}
+
+/// A path as any directory sees it: the store is asked for it later from elsewhere.
+fn absolute(reference: &Reference) -> Result<Reference> {
+    if reference.path().is_none() {
+        return Ok(reference.clone());
+    }
+    let here = std::env::current_dir().or_say(|| "cannot tell the current directory")?;
+    Ok(reference.clone().absolute(&here))
+}
+
+struct Job<'a> {
+    reference: Reference,
+    store: &'a Store,
+    config: &'a Config,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    fn run(&self) -> Result<Pulled> {
+        let temporary = match self.options.dry_run {
+            true => std::env::temp_dir(),
+            false => self.store.temporary(),
+        };
+        let settings = source_settings(self.config, temporary)?;
+        if !self.options.dry_run {
+            self.store.prepare()?;
+            self.store.clean();
+        }
+        let source: Arc<dyn Source> = Arc::from(source::open(&self.reference, &settings)?);
+        if let Some(unchanged) = self.unchanged(&*source)? {
+            return Ok(unchanged);
+        }
+        match source.resolve(&self.options.platform)? {
+            Resolved::Layers {
+                reference_digest,
+                manifest_digest,
+                config_digest,
+                config,
+                layers,
+                diff_ids,
+            } => {
+                let image = Image {
+                    digest: manifest_digest,
+                    remote: Some(reference_digest),
+                    config_digest,
+                    config,
+                    layers,
+                    diff_ids,
+                };
+                self.layers(&source, image)
+            }
+            Resolved::Squashfs {
+                path,
+                offset,
+                length,
+                platform,
+            } => self.squashfs(&adopt::File {
+                path,
+                offset,
+                length,
+                platform,
+            }),
+        }
+    }
+
+    /// What the reference named last time, when the source says it still does. Costs one small request at most.
+    fn unchanged(&self, source: &dyn Source) -> Result<Option<Pulled>> {
+        let known = self.store.target(&self.reference)?;
+        let entry = known
+            .as_ref()
+            .and_then(|target| target.choose(&self.options.platform));
+        let Some(entry) = entry else { return Ok(None) };
+        // A damaged image is pulled again: converting replaces it.
+        let Some(stored) = self.store.get(&entry.digest).ok().flatten() else {
+            return Ok(None);
+        };
+        // A digest names the same for ever.
+        let pinned = self
+            .reference
+            .name()
+            .is_some_and(|name| name.digest.is_some());
+        if !pinned && (entry.remote.is_none() || source.current()? != entry.remote) {
+            return Ok(None);
+        }
+        self.name(&stored, entry.remote)?;
+        Ok(Some(Pulled {
+            digest: stored.digest,
+            stored: Some(stored),
+            how: How::Unchanged,
+            layers: Vec::new(),
+            warnings: Vec::new(),
+        }))
+    }
+
+    /// Lets the reference, and the name that was asked for, point at the image; what already does is not written.
+    fn name(&self, stored: &Stored, remote: Option<Digest>) -> Result<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let names = match &self.options.name {
+            Some(name) if self.reference.path().is_some() => vec![name],
+            Some(name) => vec![&self.reference, name],
+            None => vec![&self.reference],
+        };
+        for reference in names {
+            let known = self.store.target(reference).ok().flatten();
+            let entry = known
+                .as_ref()
+                .and_then(|target| target.choose(&self.options.platform));
+            if entry.is_none_or(|entry| entry.digest != stored.digest || entry.remote != remote) {
+                let entry = Entry {
+                    digest: stored.digest,
+                    remote,
+                    when: now_text(),
+                    by: who(),
+                };
+                self.store
+                    .set_reference(reference, &self.options.platform, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(&self, source: &Arc<dyn Source>, image: Image) -> Result<Pulled> {
+        let done = |stored: Option<Stored>, how, warnings| Pulled {
+            digest: image.digest,
+            stored,
+            how,
+            layers: image.layers.clone(),
+            warnings,
+        };
+        // A damaged one is replaced.
+        if let Some(stored) = self.store.get(&image.digest).ok().flatten() {
+            self.name(&stored, image.remote)?;
+            return Ok(done(Some(stored), How::Present, Vec::new()));
+        }
+        if self.options.dry_run {
+            self.check_space(&image)?;
+            return Ok(done(None, How::Converted, Vec::new()));
+        }
+        let (stored, how, warnings) = match self.begin(&image.digest)? {
+            Begin::Ready(stored) => (*stored, How::Present, Vec::new()),
+            Begin::Convert(incoming) => {
+                self.check_space(&image)?;
+                let converted = self.convert(source, &image, &incoming)?;
+                let warnings = converted.warnings.clone();
+                let record = image.record(&self.reference, converted)?;
+                (incoming.publish(&record)?, How::Converted, warnings)
+            }
+        };
+        self.name(&stored, image.remote)?;
+        self.store.trim_packs();
+        Ok(done(Some(stored), how, warnings))
+    }
+
+    fn begin(&self, digest: &Digest) -> Result<Begin<'_>> {
+        self.store.begin(digest, &mut |owner| {
+            self.progress.note(&format!(
+                "waiting: process {} on {} is converting {}",
+                owner.pid,
+                owner.host,
+                digest.short()
+            ));
+        })
+    }
+
+    fn check_space(&self, image: &Image) -> Result<()> {
+        let place = self.store.place();
+        let plain = |layer: &Descriptor| layer.media_type.ends_with("tar");
+        let estimate = |layers: &mut dyn Iterator<Item = &Descriptor>| {
+            space::estimate(layers.map(|layer| (layer.size, plain(layer))))
+        };
+        let all = estimate(&mut image.layers.iter());
+        let cached = self.store.cached_layers(&image.diff_ids);
+        let missing = image
+            .layers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !cached.contains(index));
+        space::check(&[
+            space::Need {
+                directory: place.root.clone(),
+                bytes: all,
+                what: "the image",
+                setting: "`CARRACK_STORE`",
+            },
+            space::Need {
+                directory: place.packs.clone(),
+                bytes: estimate(&mut missing.map(|(_, layer)| layer)),
+                what: "converted layers",
+                setting: "`CARRACK_CACHE`",
+            },
+        ])
+    }
+
+    fn convert(
+        &self,
+        source: &Arc<dyn Source>,
+        image: &Image,
+        incoming: &Incoming<'_>,
+    ) -> Result<Converted> {
+        let inputs: Vec<LayerInput> = image
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(index, layer)| LayerInput {
+                digest: Some(layer.digest),
+                size: Some(layer.size),
+                diff_id: image.diff_ids.get(index).copied(),
+                media_type: layer.media_type.clone(),
+                open: {
+                    let (source, layer) = (Arc::clone(source), layer.clone());
+                    Box::new(move || source.blob(&layer))
+                },
+            })
+            .collect();
+        let settings = &self.config.conversion;
+        let options = convert::Options {
+            threads: threads(settings.threads),
+            level: settings.level,
+            block_size: u32::try_from(settings.block_size.0).unwrap_or(128 << 10),
+            keep_packs: settings.keep_packs,
+            ..Default::default()
+        };
+        let packs = PackCache::open(&self.store.place().packs)?;
+        let converted = convert::convert(
+            &inputs,
+            &packs,
+            &incoming.output()?,
+            &options,
+            self.progress,
+        )?;
+        self.store.touch_packs(&converted.diff_ids);
+        Ok(converted)
+    }
+
+    /// Takes a squashfs as it is, with a table of block hashes behind it.
+    fn squashfs(&self, file: &adopt::File) -> Result<Pulled> {
+        self.may_import()?;
+        let known = adopt::identify(file, self.progress)?;
+        let digest = known.digest;
+        let done = |stored: Option<Stored>, how| Pulled {
+            digest,
+            stored,
+            how,
+            layers: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if let Some(stored) = self.store.get(&digest).ok().flatten() {
+            self.name(&stored, None)?;
+            return Ok(done(Some(stored), How::Present));
+        }
+        space::check(&[space::Need {
+            directory: self.store.root().to_path_buf(),
+            bytes: file.length,
+            what: "the image",
+            setting: "`CARRACK_STORE`",
+        }])?;
+        if self.options.dry_run {
+            return Ok(done(None, How::Copied));
+        }
+        let (stored, how) = match self.begin(&digest)? {
+            Begin::Ready(stored) => (*stored, How::Present),
+            Begin::Convert(incoming) => {
+                let record = adopt::copy(file, known, &incoming.output()?, &self.reference)?;
+                (incoming.publish(&record)?, How::Copied)
+            }
+        };
+        self.name(&stored, None)?;
+        Ok(done(Some(stored), how))
+    }
+
+    /// Some sites let only named users bring in images that no registry has seen.
+    fn may_import(&self) -> Result<()> {
+        let users = &self.config.pull.import_users;
+        let uid = rustix::process::getuid().as_raw();
+        if users.is_empty() || users.contains(&uid.to_string()) {
+            return Ok(());
+        }
+        // `id` asks the directory services, which a static binary cannot.
+        let output = std::process::Command::new("id").arg("-un").output();
+        let name = output
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string())
+            .unwrap_or_default();
+        if users.contains(&name) {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "user `{name}` ({uid}) may not import ready images here"
+        ))
+        .cause("the site's setting `pull.import_users` does not list it")
+        .hint("pull the image from a registry, or ask the site"))
+    }
+}
+
+/// An image made of layers, as its source describes it.
+struct Image {
+    digest: Digest,
+    remote: Option<Digest>,
+    config_digest: Option<Digest>,
+    config: manifest::Config,
+    layers: Vec<Descriptor>,
+    diff_ids: Vec<Digest>,
+}
+
+impl Image {
+    fn record(&self, reference: &Reference, converted: Converted) -> Result<ImageRecord> {
+        let diff_ids = &converted.diff_ids;
+        if diff_ids.len() != self.layers.len() {
+            return Err(Error::new("the converter lost a layer").cause(format!(
+                "{} of {}",
+                diff_ids.len(),
+                self.layers.len()
+            )));
+        }
+        let layers = self
+            .layers
+            .iter()
+            .zip(diff_ids)
+            .map(|(layer, diff_id)| Layer {
+                digest: layer.digest.to_string(),
+                diff_id: diff_id.to_string(),
+                media_type: layer.media_type.clone(),
+                size: layer.size,
+            });
+        Ok(ImageRecord {
+            schema: SCHEMA,
+            reference: reference.to_string(),
+            manifest_digest: self.digest.to_string(),
+            config_digest: self
+                .config_digest
+                .map(|digest| digest.to_string())
+                .unwrap_or_default(),
+            platform: self.config.platform.clone(),
+            created: self.config.created.clone(),
+            layers: layers.collect(),
+            config: self.config.config.clone(),
+            history: self.config.history.clone(),
+            squashfs: converted.squashfs,
+            contents: converted.contents,
+            notes: converted.notes,
+            tool: tool(),
+        })
+    }
+}
+
+/// This carrack, for records.
+pub fn tool() -> Tool {
+    Tool {
+        version: env!("CARGO_PKG_VERSION").into(),
+        engine: ENGINE.into(),
+    }
+}
+
+/// The number of compression threads; more than 16 are faster than any layer can be read.
+pub fn threads(setting: usize) -> usize {
+    match setting {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(16),
+        set => set.min(256),
+    }
+}
+
+/// The sum of the layers as transferred, for people.
+pub fn layer_bytes(layers: &[Descriptor]) -> Size {
+    Size(
+        layers
+            .iter()
+            .fold(0, |sum, layer| sum.saturating_add(layer.size)),
+    )
+}
+
+/// An image that is read but not kept: a squashfs file named on a command line, as a launcher needs it.
+pub fn in_place(reference: &Reference, settings: &SourceSettings) -> Result<store::Stored> {
+    let reference = absolute(reference)?;
+    match source::open(&reference, settings)?.resolve(&host_platform())? {
+        Resolved::Squashfs {
+            path,
+            offset,
+            length,
+            platform,
+        } => adopt::in_place(
+            &adopt::File {
+                path,
+                offset,
+                length,
+                platform,
+            },
+            &reference,
+        ),
+        Resolved::Layers { .. } => Err(Error::new(format!("`{reference}` is not in the store"))
+            .hint(format!("`carrack pull {reference}` brings it"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms() {
+        for (text, want) in [
+            ("linux/amd64", Some("linux/amd64")),
+            ("arm64", Some("linux/arm64")),
+            ("x86_64", Some("linux/amd64")),
+            ("linux/arm/v6", Some("linux/arm/v6")),
+            ("", None),
+            ("linux/", None),
+            ("a/b/c/d", None),
+            ("linux/../x", None),
+        ] {
+            let got = parse_platform(text)
+                .ok()
+                .map(|platform| manifest::platform_text(&platform));
+            assert_eq!(got.as_deref(), want, "{text}");
+        }
+    }
+}
