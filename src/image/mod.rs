@@ -7,6 +7,7 @@ pub mod convert;
 pub mod credentials;
 pub mod digest;
 pub mod entry;
+pub mod export;
 #[doc(hidden)]
 pub mod fixture;
 pub mod lock;

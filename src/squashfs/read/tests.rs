@@ -149,7 +149,7 @@ pub(crate) fn facts_of(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 /// The same from an image.
-fn facts_in(image: &Image) -> BTreeMap<PathBuf, String> {
+pub(crate) fn facts_in(image: &Image) -> BTreeMap<PathBuf, String> {
     use std::os::unix::ffi::OsStrExt;
     let mut found = BTreeMap::new();
     image
