@@ -4,3 +4,4 @@
 //! printing, which is the fronts' part.
 
 pub mod environment;
+pub mod queue;
