@@ -15,6 +15,7 @@ pub mod options;
 pub mod output;
 pub mod progress;
 pub mod pull;
+pub mod record;
 pub mod rm;
 pub mod table;
 pub mod tag;
@@ -58,7 +59,7 @@ commands! {
     }
     "Accounts of registries" {}
     "Inside an image" {}
-    "Slurm jobs" {}
+    "Slurm jobs" { Record record }
     "This installation" { Config config, Completions completions, Man man }
 }
 
