@@ -42,7 +42,8 @@ pub struct Ordered {
 struct State {
     next: u64,
     waiting: BTreeMap<u64, Event>,
-    file: PackFile,
+    /// Gone when the pack is complete.
+    file: Option<PackFile>,
     error: Option<Error>,
 }
 
@@ -52,7 +53,7 @@ impl Ordered {
             state: Mutex::new(State {
                 next: 0,
                 waiting: BTreeMap::new(),
-                file,
+                file: Some(file),
                 error: None,
             }),
             changed: Condvar::new(),
@@ -67,7 +68,8 @@ impl Ordered {
         while let Some(event) = state.waiting.remove(&state.next) {
             state.next += 1;
             if state.error.is_none()
-                && let Err(error) = state.file.take(&event)
+                && let Some(file) = &mut state.file
+                && let Err(error) = file.take(&event)
             {
                 state.error = Some(error);
             }
@@ -90,8 +92,8 @@ impl Ordered {
         lock(&self.state).error.take()
     }
 
-    /// Waits until all events below `tickets` are written.
-    pub fn wait(&self, tickets: u64, pool: &Pool) -> Result<()> {
+    /// Waits until all events below `tickets` are written and gives the file back.
+    pub fn finish(&self, tickets: u64, pool: &Pool) -> Result<PackFile> {
         let mut state = lock(&self.state);
         while state.next < tickets {
             if pool.is_stopped() {
@@ -105,15 +107,8 @@ impl Ordered {
         }
         match state.error.take() {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => state.file.take().ok_or_else(stopped),
         }
-    }
-
-    pub fn into_file(self) -> PackFile {
-        self.state
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .file
     }
 }
 
