@@ -5,11 +5,13 @@
 
 pub mod broker;
 pub mod capsule;
+pub mod devices;
 pub mod environment;
 pub mod execute;
 pub mod facts;
 #[cfg(feature = "squashfs")]
 pub mod fuse;
+pub mod identity;
 pub mod inside;
 pub mod mounts;
 pub mod options;
