@@ -45,6 +45,7 @@ pub fn resolve(choice: &IdChoice, facts: &HostFacts, record: &ImageRecord) -> Re
         IdChoice::Image => {
             let user = &record.config.user;
             match lookup(user) {
+                Some((0, gid, None)) => Ok(inside(0, gid, Some("/root".into()))),
                 Some((uid, gid, home)) => Ok(inside(uid, gid, home)),
                 None => Err(
                     Error::new(format!("cannot appear as the image's user `{user}`"))

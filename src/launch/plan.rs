@@ -11,7 +11,7 @@ use super::identity::{self, Resolved};
 use super::inside::InsidePath;
 use super::mounts::{MountSpec, Placed, What, ordered};
 use super::profile::Profile;
-use super::request::{Dev, Entrypoint, Gpu, Home, Mode, NetworkChoice, Request, RootAccess, Tmp};
+use super::request::{Dev, Entrypoint, Home, Mode, NetworkChoice, Request, RootAccess, Tmp};
 use super::sharing;
 use super::step::{
     Access, Content, Image, Like, Missing, MountPoint, Network, Plan, StartDirectory, Step, Target,
@@ -670,11 +670,6 @@ fn keep_fds(environment: &[(OsString, OsString)], argv: &[OsString]) -> Vec<i32>
     fds.sort_unstable();
     fds.dedup();
     fds
-}
-
-/// Whether planning a request for an image needs GPU facts.
-pub fn wants_gpus(request: &Request) -> bool {
-    request.gpu != Some(Gpu::None) || request.dev == Some(Dev::Minimal)
 }
 
 #[cfg(test)]
