@@ -5,6 +5,7 @@
 
 pub mod completions;
 pub mod config;
+pub mod export;
 pub mod gc;
 pub mod images;
 pub mod import;
@@ -55,7 +56,7 @@ macro_rules! commands {
 
 commands! {
     "Images" {
-        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import,
+        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Accounts of registries" {}
     "Inside an image" {}

@@ -47,6 +47,11 @@ pub trait Source: Send + Sync {
     fn current(&self) -> Result<Option<Digest>> {
         Ok(None)
     }
+
+    /// Names that the source itself gives the image, as `docker save` writes them into its archive.
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
