@@ -5,7 +5,6 @@
 
 pub mod completions;
 pub mod config;
-pub mod export;
 pub mod gc;
 pub mod images;
 pub mod import;
@@ -16,7 +15,6 @@ pub mod options;
 pub mod output;
 pub mod progress;
 pub mod pull;
-pub mod record;
 pub mod rm;
 pub mod table;
 pub mod tag;
@@ -56,11 +54,11 @@ macro_rules! commands {
 
 commands! {
     "Images" {
-        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
+        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import,
     }
     "Accounts of registries" {}
     "Inside an image" {}
-    "Slurm jobs" { Record record }
+    "Slurm jobs" {}
     "This installation" { Config config, Completions completions, Man man }
 }
 

@@ -43,20 +43,14 @@ impl Store {
     /// Waits for the right to convert `digest`, or for another process to have done it. `waiting` hears who has it.
     pub fn begin(&self, digest: &Digest, waiting: &mut dyn FnMut(&Owner)) -> Result<Begin<'_>> {
         self.prepare()?;
-        let mut told = false;
-        let mut appeared = None;
+        let mut told: Option<Owner> = None;
         let lock = Lock::acquire(&self.lock_of(digest), &mut |owner| {
-            if !told {
+            if told.as_ref() != Some(owner) {
                 waiting(owner);
-                told = true;
+                told = Some(owner.clone());
             }
-            // Nobody needs the lock to use what another process has published.
-            appeared = self.get(digest).ok().flatten();
-            appeared.is_none()
+            true
         })?;
-        if let Some(stored) = appeared {
-            return Ok(Begin::Ready(Box::new(stored)));
-        }
         let Some(lock) = lock else {
             return Err(Error::new(format!(
                 "cannot wait for the conversion of `{digest}`"
