@@ -1,7 +1,7 @@
 # Each target is one line: the work is in cargo or in scripts/, which can be read and run by hand.
 PREFIX ?= /usr/local
 
-build:   ; cargo build --release
+build:   ; @scripts/build
 demo:    ; @scripts/demo
 test:    ; @scripts/test
 bench:   ; @scripts/bench
