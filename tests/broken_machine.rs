@@ -1,8 +1,8 @@
 //! The machine fails the pull: no room, no inodes, no right to write, a sudden death.
 
-use crate::corpus::pull;
 use crate::image::layout::Layout;
 use crate::need::need;
+use crate::pulling::pull_layout as pull;
 use crate::scene::{Outcome, Scene, carrack};
 use std::time::Duration;
 

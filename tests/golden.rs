@@ -36,6 +36,9 @@ pub fn check_file(file: &Path, text: &str) {
     }
 }
 
+/// More lines than this on one side tell nobody anything.
+const SHOWN: usize = 40;
+
 /// The lines that differ, by position after the common head and tail.
 pub fn difference(kept: &str, new: &str) -> String {
     let (kept, new): (Vec<&str>, Vec<&str>) = (kept.lines().collect(), new.lines().collect());
@@ -47,10 +50,16 @@ pub fn difference(kept: &str, new: &str) -> String {
         .take_while(|(a, b)| a == b)
         .count();
     let side = |sign: char, lines: &[&str]| -> String {
-        lines[head..lines.len() - tail]
+        let lines = &lines[head..lines.len() - tail];
+        let mut text: String = lines
             .iter()
+            .take(SHOWN)
             .map(|line| format!("{sign}{line}\n"))
-            .collect()
+            .collect();
+        if lines.len() > SHOWN {
+            text += &format!("{sign}… {} lines\n", lines.len());
+        }
+        text
     };
     format!(
         "@ line {}\n{}{}",

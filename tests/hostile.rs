@@ -1,9 +1,10 @@
 //! What must not become an image: each pull ends with one clear error, code 125, and nothing visible in the store.
 
-use crate::corpus::{corpus, pull};
+use crate::corpus::corpus;
 use crate::image::layout::{CONFIG, INDEX, Layout, MANIFEST, descriptor, put, write_index};
 use crate::image::text::{self, Compression, Expectation};
 use crate::need::need;
+use crate::pulling::pull_layout as pull;
 use crate::scene::Scene;
 use serde_json::{Value, json};
 use std::path::Path;

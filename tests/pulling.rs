@@ -7,7 +7,7 @@ use crate::need::need;
 use crate::proxy::{Proxy, Spoil};
 use crate::registry::{Manners, Registry};
 use crate::scene::{Outcome, Scene};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const IMAGE: &str = "layer\nd etc/ 755\nf etc/name 644 one\nlayer zstd\nf big 644 size:3000000\nlayer\nf etc/name 644 two\n";
 
@@ -18,6 +18,12 @@ fn scene_with(text: &str) -> (Scene, Registry) {
     Layout::of_text(text).write(&scene.path("layout"));
     registry.push(&scene.path("layout"), "test/image", "v1");
     (scene, registry)
+}
+
+/// Pulls an OCI layout: digest and path of the squashfs.
+#[track_caller]
+pub fn pull_layout(scene: &Scene, layout: &Path) -> (String, PathBuf) {
+    pulled(&scene.run(["pull", "-q", &format!("oci:{}", layout.display())]))
 }
 
 /// Digest and path that a quiet pull printed.

@@ -286,17 +286,7 @@ impl Script {
         } else {
             ""
         };
-        let read = self
-            .stages
-            .iter()
-            .filter(|stage| stage.direction == Direction::In);
-        let inputs: String = read
-            .map(|stage| format!(" --input {}", live(&stage.from)))
-            .collect();
-        writeln!(
-            out,
-            "carrack record start \"$record\" --script \"$0\"{image}{inputs}"
-        )?;
+        writeln!(out, "carrack record start \"$record\"{image}")?;
         if self.scratch() {
             let make = if self.every_node() { "every_node " } else { "" };
             writeln!(out, "{make}mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;

@@ -35,6 +35,19 @@ pub fn normal(path: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
+/// The entry with the names that its PAX records give it.
+fn named(entry: &Entry) -> Entry {
+    let mut entry = entry.clone();
+    for (key, value) in entry.pax.clone() {
+        match (key.as_str(), &mut entry.kind) {
+            ("path", _) => entry.path = value,
+            ("linkpath", Kind::Symlink(target) | Kind::HardLink(target)) => *target = value,
+            _ => {}
+        }
+    }
+    entry
+}
+
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -74,6 +87,7 @@ fn apply(tree: &mut Tree, entries: &[Entry], layer: usize, notes: &mut BTreeMap<
     let mut global_times = None;
     let mut mine = BTreeSet::new();
     for (position, entry) in entries.iter().enumerate() {
+        let entry = &named(entry);
         if entry.kind == Kind::Global {
             let time = entry.pax.iter().find(|(key, _)| key == "mtime");
             global_times = time.map(|(_, value)| value.clone());

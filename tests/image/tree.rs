@@ -85,6 +85,7 @@ pub fn of_directory(root: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut inodes = BTreeMap::new();
     visit(root, root, &mut tree, &mut inodes);
+    first_names(&mut tree);
     tree
 }
 
@@ -157,9 +158,11 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .filter(|name| !name.is_empty())
         .map(|name| {
             let mut value = vec![0; 65_536];
-            let length =
-                rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
-            value.truncate(length);
+            match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]) {
+                Ok(length) => value.truncate(length),
+                // Listed, but not given: a difference to show.
+                Err(error) => value = format!("({error})").into_bytes(),
+            }
             (name.to_vec(), value)
         })
         .collect()
@@ -206,18 +209,25 @@ pub fn of_image(file: &Path) -> Tree {
             Ok(())
         })
         .unwrap();
+    first_names(&mut tree);
     tree
 }
 
-/// Gives every inode the first path that leads to it, in order of paths, and counts links.
-pub fn name_inodes(tree: &mut Tree) {
-    let mut first: BTreeMap<Vec<u8>, (Vec<u8>, u64)> = BTreeMap::new();
-    for (path, node) in tree.iter() {
-        first
-            .entry(node.inode.clone())
-            .or_insert((path.clone(), 0))
-            .1 += 1;
+/// Gives every inode the first path that leads to it, in order of paths; says how many paths each has.
+fn first_names(tree: &mut Tree) -> BTreeMap<Vec<u8>, u64> {
+    let mut first: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut count = BTreeMap::new();
+    for (path, node) in tree.iter_mut() {
+        let name = first.entry(node.inode.clone()).or_insert(path.clone());
+        node.inode = name.clone();
+        *count.entry(name.clone()).or_default() += 1;
     }
+    count
+}
+
+/// Names the inodes and counts their links, as they should be.
+pub fn name_inodes(tree: &mut Tree) {
+    let count = first_names(tree);
     let mut subdirectories: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     for (path, node) in tree.iter().filter(|(path, _)| !path.is_empty()) {
         if node.kind == 'd' {
@@ -230,9 +240,7 @@ pub fn name_inodes(tree: &mut Tree) {
             node.links = 2 + subdirectories.get(path).copied().unwrap_or(0);
             continue;
         }
-        let (path, links) = first[&node.inode].clone();
-        node.inode = path;
-        node.links = links;
+        node.links = count[&node.inode];
     }
 }
 
