@@ -11,13 +11,16 @@ use std::path::Path;
 
 const GOOD: &str = "layer\nf hello 644 world\nlayer\nf more 644 size:300000\n";
 
-/// The pull of `name` fails in the right way.
-fn refused(scene: &Scene, name: &str, words: &[&str]) {
+/// What is wrong with how the pull of `name` fails.
+fn refused(scene: &Scene, name: &str, words: &[&str]) -> Vec<String> {
     let outcome = scene.run(["pull", "-q", &format!("oci:{name}")]);
-    eprintln!("--- {name}\n{}", outcome.err);
-    outcome.fails(125, words);
+    let mut wrong: Vec<String> = outcome.fails_otherwise(125, words).into_iter().collect();
     let visible = scene.visible_in_store();
-    assert!(visible.is_empty(), "{name} left {visible:?}\n{outcome}");
+    if !visible.is_empty() {
+        wrong.push(format!("{name} left {visible:?}"));
+        let _ = std::fs::remove_dir_all(scene.store());
+    }
+    wrong
 }
 
 /// After all failures, one good pull leaves nothing but what it made.
@@ -37,6 +40,7 @@ fn recovers(scene: &Scene) {
 fn hostile_layers_are_refused() {
     need!(Pull);
     let scene = Scene::new();
+    let mut wrong = Vec::new();
     for (name, text) in corpus("tests/corpus/hostile") {
         let image = text::parse(&text);
         let Some(Expectation::Fails(words)) = image.expectations.first() else {
@@ -44,8 +48,9 @@ fn hostile_layers_are_refused() {
         };
         Layout::of(&image).write(&scene.path("work").join(&name));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        refused(&scene, &name, &words);
+        wrong.extend(refused(&scene, &name, &words));
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     recovers(&scene);
 }
 
@@ -78,27 +83,23 @@ const WRONG: &[Wrong] = &[
             bytes[middle] ^= 1;
         });
     }),
-    ("a layer cut short", &["second-layer"], |at| {
+    ("a layer cut short", &["layer"], |at| {
         with(at, |_| {});
         flip(at, &second_layer(), |bytes| bytes.truncate(bytes.len() / 2));
     }),
-    ("a layer with more behind it", &["second-layer"], |at| {
+    ("a layer with more behind it", &["layer"], |at| {
         with(at, |_| {});
         flip(at, &second_layer(), |bytes| bytes.extend([0; 4096]));
     }),
-    ("a layer that is not there", &["second-layer"], |at| {
+    ("a layer that is not there", &["layer"], |at| {
         with(at, |_| {});
         let name = second_layer().replace(':', "/");
         std::fs::remove_file(at.join("blobs").join(name)).unwrap();
     }),
-    (
-        "a manifest that lies about a size",
-        &["second-layer"],
-        |at| {
-            with(at, |m| m["layers"][1]["size"] = json!(10));
-        },
-    ),
-    ("a size beyond all measure", &["second-layer"], |at| {
+    ("a manifest that lies about a size", &["layer"], |at| {
+        with(at, |m| m["layers"][1]["size"] = json!(10));
+    }),
+    ("a size beyond all measure", &["manifest"], |at| {
         with(at, |m| m["layers"][1]["size"] = json!(u64::MAX));
     }),
     ("a size below zero", &[], |at| {
@@ -129,7 +130,7 @@ const WRONG: &[Wrong] = &[
     ),
     (
         "content that is not what the config says",
-        &["diff_id"],
+        &["diff id"],
         |at| {
             let mut layout = Layout::of_text(GOOD);
             layout.config["rootfs"]["diff_ids"][1] = json!(format!("sha256:{}", "0".repeat(64)));
@@ -205,13 +206,13 @@ const WRONG: &[Wrong] = &[
     ("an empty index", &[], |at| {
         write_index(at, &json!({"schemaVersion": 2, "manifests": []}));
     }),
-    ("gzip that ends in the middle", &["second-layer"], |at| {
+    ("gzip that ends in the middle", &["layer"], |at| {
         let mut layout = Layout::of_text(GOOD);
         let half = layout.layers[1].0.len() / 2;
         layout.layers[1].0.truncate(half);
         layout.write(at);
     }),
-    ("noise instead of an archive", &["second-layer"], |at| {
+    ("noise instead of an archive", &["layer"], |at| {
         let mut layout = Layout::of_text(GOOD);
         layout.layers[1].0 = (0..10_000u32).map(|n| ((n * n) >> 3) as u8).collect();
         layout.write(at);
@@ -222,24 +223,12 @@ const WRONG: &[Wrong] = &[
 fn hostile_documents_are_refused() {
     need!(Pull);
     let scene = Scene::new();
+    let mut wrong = Vec::new();
     for (name, words, write) in WRONG {
         write(&scene.path("work").join(name));
-        // A layer is named by the beginning of its digest.
-        let short = second_layer()["sha256:".len()..][..12].to_string();
-        let words: Vec<&str> = words
-            .iter()
-            // In some rows the stored bytes differ from the good image's, and so does the digest.
-            .map(|word| {
-                if *word == "second-layer" {
-                    "layer"
-                } else {
-                    word
-                }
-            })
-            .collect();
-        assert!(short.len() == 12);
-        refused(&scene, name, &words);
+        wrong.extend(refused(&scene, name, words));
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     recovers(&scene);
 }
 
@@ -250,10 +239,10 @@ fn bombs_stay_small() {
     let scene = Scene::new();
     let zeros = vec![0; 1 << 20];
     let mut layer = crate::image::tar::archive(
-        &text::parse("layer\nf zeros 644 - size=2147483648").layers[0].entries,
+        &text::parse("layer\nf zeros 644 - size=536870912").layers[0].entries,
         false,
     );
-    for _ in 0..2048 {
+    for _ in 0..512 {
         layer.extend(&zeros);
     }
     let mut layout = Layout::of_text("layer\nf x 644 x");
@@ -264,7 +253,7 @@ fn bombs_stay_small() {
         let mut command = scene.program("sh");
         // Address space in KiB: far less than what comes out.
         command
-            .args(["-c", "ulimit -v 1500000; exec \"$@\"", "-"])
+            .args(["-c", "ulimit -v 400000; exec \"$@\"", "-"])
             .arg(crate::scene::carrack())
             .args(["pull", "-q", "oci:bomb"]);
         let outcome = scene.finish(command, b"");

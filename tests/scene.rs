@@ -190,25 +190,24 @@ impl Outcome {
     /// One clear error of ours: this exit code, nothing on standard output, each of these words in the text.
     #[track_caller]
     pub fn fails(&self, code: i32, words: &[&str]) -> &Outcome {
-        let errors = self
-            .err
-            .lines()
-            .filter(|l| l.starts_with("error: "))
-            .count();
-        assert!(
-            self.code == code
-                && errors == 1
-                && self.out.is_empty()
-                && !self.err.contains("panicked"),
-            "{self}\nexpected exit code {code}, no output and exactly one error"
-        );
-        for word in words {
-            assert!(
-                self.err.contains(word),
-                "{self}\nthe error does not say `{word}`"
-            );
+        if let Some(wrong) = self.fails_otherwise(code, words) {
+            panic!("{wrong}");
         }
         self
+    }
+
+    /// What is not as `fails` wants it.
+    pub fn fails_otherwise(&self, code: i32, words: &[&str]) -> Option<String> {
+        let lines = self.err.lines();
+        let errors = lines.filter(|l| l.starts_with("error: ")).count();
+        let quiet = self.out.is_empty() && !self.err.contains("panicked");
+        if self.code != code || errors != 1 || !quiet {
+            return Some(format!(
+                "{self}\nexpected exit code {code}, no output and exactly one error"
+            ));
+        }
+        let missing = words.iter().find(|word| !self.err.contains(**word))?;
+        Some(format!("{self}\nthe error does not say `{missing}`"))
     }
 }
 
