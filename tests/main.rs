@@ -15,5 +15,7 @@ mod image;
 mod need;
 mod proxy;
 mod pulling;
+mod readme;
+
 mod registry;
 mod scene;
