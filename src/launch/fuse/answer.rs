@@ -284,3 +284,158 @@ impl Answerer {
         Ok(Answer::Body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::tests::message;
+    use super::*;
+    use crate::squashfs::read::tests::{have, make_tree, mksquashfs, open};
+
+    const PROTO: &str = "Protocol error (os error 71)";
+    const NOSYS: &str = "Function not implemented (os error 38)";
+    const INVAL: &str = "Invalid argument (os error 22)";
+    const NOTDIR: &str = "Not a directory (os error 20)";
+    const NAMETOOLONG: &str = "File name too long (os error 36)";
+
+    fn ask(answerer: &Answerer, opcode: u32, node: u64, body: &[u8]) -> (String, Vec<u8>) {
+        let mut workspace = Workspace::default();
+        let bytes = message(opcode, node, body);
+        let request = Request::parse(&bytes).unwrap();
+        let answer = match answerer.answer(&request, &mut workspace) {
+            Answer::Nothing => "nothing".into(),
+            Answer::Body => "body".into(),
+            Answer::Pieces => {
+                let length: usize = workspace.pieces.iter().map(Piece::len).sum();
+                format!("pieces {length}")
+            }
+            Answer::Errno(errno) => std::io::Error::from(errno).to_string(),
+            Answer::Failed(error) => error.causes().join(": "),
+        };
+        (answer, workspace.reply.bytes)
+    }
+
+    #[test]
+    fn every_kind_of_request_is_answered() {
+        if !have("mksquashfs") {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = scratch.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        make_tree(&tree);
+        let path = scratch.path().join("image.sqsh");
+        assert!(mksquashfs(&tree, &path, &["-comp", "gzip", "-no-xattrs"]));
+        let answerer = Answerer::new(Arc::new(open(&path)), Some((5, 6)), !0);
+        let node = |name: &[u8]| {
+            let (_, reply) = ask(&answerer, opcode::LOOKUP, ROOT, &[name, b"\0"].concat());
+            u64::from_le_bytes(reply[16..24].try_into().unwrap())
+        };
+        let range = |offset: u64, size: u32| {
+            [
+                &[0; 8][..],
+                &offset.to_le_bytes(),
+                &size.to_le_bytes(),
+                &[0; 20],
+            ]
+            .concat()
+        };
+        let init = |major: u32, flags: u32| {
+            [major, 31, 1 << 17, flags]
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(node(b"absent"), 0);
+        assert_ne!(node(b"small"), 0);
+        assert_eq!(node(b"small"), node(b"linked"), "hard links share a node");
+        // Before INIT nothing is agreed, so opens are answered.
+        assert_eq!(ask(&answerer, opcode::OPEN, ROOT, &[0; 8]).0, "body");
+        let cases: &[(u32, u64, Vec<u8>, &str)] = &[
+            (opcode::INIT, 0, vec![], PROTO),
+            (opcode::INIT, 0, init(6, 0), PROTO),
+            (opcode::INIT, 0, init(8, !0), "body"),
+            (opcode::INIT, 0, init(7, !0), "body"),
+            (opcode::OPEN, node(b"small"), vec![0; 8], NOSYS),
+            (opcode::OPENDIR, ROOT, vec![0; 8], NOSYS),
+            (opcode::FORGET, ROOT, vec![0; 8], "nothing"),
+            (opcode::BATCH_FORGET, 0, vec![0; 8], "nothing"),
+            (opcode::INTERRUPT, 0, vec![0; 8], "nothing"),
+            (opcode::DESTROY, 0, vec![], "body"),
+            (opcode::GETATTR, ROOT, vec![0; 16], "body"),
+            (opcode::READLINK, node(b"link"), vec![], "body"),
+            (opcode::READ, node(b"text"), range(0, 4096), "pieces 4096"),
+            (
+                opcode::READ,
+                node(b"text"),
+                range(899_990, 4096),
+                "pieces 10",
+            ),
+            (opcode::READ, node(b"text"), range(u64::MAX, !0), "pieces 0"),
+            (opcode::READ, node(b"text"), vec![0; 7], INVAL),
+            (opcode::READDIR, ROOT, range(0, 4096), "body"),
+            (opcode::READDIRPLUS, ROOT, range(2, !0), "body"),
+            (opcode::READDIR, node(b"small"), range(0, 4096), NOTDIR),
+            (opcode::STATFS, ROOT, vec![], "body"),
+            (opcode::GETXATTR, ROOT, vec![0; 16], NOSYS),
+            (opcode::LOOKUP, ROOT, vec![b'x'; 300], NAMETOOLONG),
+            (34, ROOT, vec![0; 8], NOSYS),  // ACCESS
+            (46, ROOT, vec![0; 24], NOSYS), // LSEEK
+            (4096, ROOT, vec![], NOSYS),    // CUSE_INIT
+        ];
+        for (opcode, node, body, expected) in cases {
+            assert_eq!(
+                ask(&answerer, *opcode, *node, body).0,
+                *expected,
+                "opcode {opcode}"
+            );
+        }
+        let (wrong, _) = ask(&answerer, opcode::GETATTR, 1 << 40, &[]);
+        assert!(wrong.contains("inode"), "{wrong}");
+    }
+
+    #[test]
+    fn a_listing_is_the_same_in_parts_of_any_size() {
+        if !have("mksquashfs") {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = scratch.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        for index in 0..300 {
+            std::fs::write(tree.join(format!("name-{index}")), b"").unwrap();
+        }
+        let path = scratch.path().join("image.sqsh");
+        assert!(mksquashfs(&tree, &path, &["-comp", "gzip"]));
+        let answerer = Answerer::new(Arc::new(open(&path)), None, !0);
+        for (opcode, skip) in [(opcode::READDIR, 0), (opcode::READDIRPLUS, 128)] {
+            for size in [200u32, 1000, 4096, 1 << 20] {
+                let (mut names, mut offset) = (Vec::new(), 0u64);
+                loop {
+                    let range = [
+                        &[0; 8][..],
+                        &offset.to_le_bytes(),
+                        &size.to_le_bytes(),
+                        &[0; 20],
+                    ]
+                    .concat();
+                    let (_, reply) = ask(&answerer, opcode, ROOT, &range);
+                    let mut rest = &reply[Reply::HEADER..];
+                    if rest.is_empty() {
+                        break;
+                    }
+                    assert!(rest.len() <= size as usize);
+                    while !rest.is_empty() {
+                        let entry = &rest[skip..];
+                        offset = u64::from_le_bytes(entry[8..16].try_into().unwrap());
+                        let length = u32::from_le_bytes(entry[16..20].try_into().unwrap()) as usize;
+                        names.push(String::from_utf8(entry[24..24 + length].to_vec()).unwrap());
+                        rest = &entry[(24 + length).next_multiple_of(8)..];
+                    }
+                }
+                assert_eq!(names.len(), 302, "parts of {size}");
+                assert_eq!(names[..2], [".", ".."]);
+                assert!(names[2..].is_sorted());
+            }
+        }
+    }
+}

@@ -287,7 +287,7 @@ impl Reply {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A message as the kernel sends it.

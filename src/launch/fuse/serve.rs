@@ -17,7 +17,7 @@ use std::io::{IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Builder;
 
 /// The kernel demands 8 KiB; more lets it forget many nodes in one message.
@@ -26,6 +26,8 @@ const REQUEST_MAX: usize = 32 << 10;
 const STACK: usize = 512 << 10;
 /// A broken image is told about, but does not fill a disk.
 const MESSAGES_MAX: u32 = 20;
+/// More decoders than this only add memory.
+const THREADS_MAX: usize = 64;
 /// Holes are sent from here.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -59,23 +61,22 @@ struct Server {
     answerer: Answerer,
     log: Option<File>,
     messages: AtomicU32,
-    limit: usize,
+    /// As asked for; 0 is by processors.
+    threads: usize,
+    limit: OnceLock<usize>,
     crew: Mutex<Crew>,
     call: Condvar,
 }
 
 /// Serves a mounted device until it is unmounted.
 pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Result<()> {
-    let limit = match options.threads {
-        0 => std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 64)),
-        threads => threads,
-    };
     let server = Arc::new(Server {
         device,
         answerer: Answerer::new(Arc::clone(&image), options.owner, !options.without),
         log: options.log,
         messages: AtomicU32::new(0),
-        limit,
+        threads: options.threads,
+        limit: OnceLock::new(),
         crew: Mutex::new(Crew {
             all: 1,
             ..Crew::default()
@@ -168,6 +169,16 @@ impl Server {
         !crew.ended
     }
 
+    /// Found out when the first request wants a second thread: the start of a server is on the path of every launch.
+    fn limit(&self) -> usize {
+        *self.limit.get_or_init(|| match self.threads {
+            0 => rustix::thread::sched_getaffinity(None)
+                .map_or(2, |processors| processors.count() as usize)
+                .clamp(2, THREADS_MAX),
+            threads => threads,
+        })
+    }
+
     fn more_requests(&self) -> bool {
         let mut poll = [PollFd::new(&self.device, PollFlags::IN)];
         rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
@@ -184,7 +195,7 @@ impl Server {
             self.call.notify_one();
             return;
         }
-        if crew.all >= self.limit {
+        if crew.all >= self.limit() {
             return;
         }
         crew.all += 1;
