@@ -286,7 +286,17 @@ impl Script {
         } else {
             ""
         };
-        writeln!(out, "carrack record start \"$record\"{image}")?;
+        let read = self
+            .stages
+            .iter()
+            .filter(|stage| stage.direction == Direction::In);
+        let inputs: String = read
+            .map(|stage| format!(" --input {}", live(&stage.from)))
+            .collect();
+        writeln!(
+            out,
+            "carrack record start \"$record\" --script \"$0\"{image}{inputs}"
+        )?;
         if self.scratch() {
             let make = if self.every_node() { "every_node " } else { "" };
             writeln!(out, "{make}mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;

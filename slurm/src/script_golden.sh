@@ -66,7 +66,7 @@ trap finish EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-carrack record start "$record" --image "$image"
+carrack record start "$record" --script "$0" --image "$image" --input '/work/in put'
 every_node mkdir -p -m 700 -- "$TMPDIR" || exit
 
 # Bring the input.

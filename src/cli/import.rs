@@ -3,6 +3,7 @@
 use super::Common;
 use super::pull::Conversion;
 use crate::error::{Error, Result};
+use crate::image::pull::Name;
 use crate::image::reference::Reference;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ pub struct Args {
     /// File or directory, or a reference such as `oci:DIR:TAG`
     #[arg(value_name = "SOURCE", required_unless_present = "input")]
     source: Option<String>,
-    /// Name for the image, e.g. `myapp:v2` [default: the path]
+    /// Name for the image, e.g. `myapp:v2` [default: the name in the archive, else the path]
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// The same as SOURCE, as `docker load` calls it
@@ -67,7 +68,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Err(Error::usage(format!("`{name}` is not a name for an image"))
             .hint("for example `myapp:v2`"));
     }
-    work.all(vec![(reference, name)])
+    work.all(vec![(reference, name.map_or(Name::Inside, Name::Given))])
 }
 
 /// A file that exists, whatever it is called.

@@ -5,6 +5,7 @@
 
 pub mod completions;
 pub mod config;
+pub mod export;
 pub mod gc;
 pub mod images;
 pub mod import;
@@ -15,6 +16,7 @@ pub mod options;
 pub mod output;
 pub mod progress;
 pub mod pull;
+pub mod record;
 pub mod rm;
 pub mod table;
 pub mod tag;
@@ -54,11 +56,11 @@ macro_rules! commands {
 
 commands! {
     "Images" {
-        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import,
+        Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Accounts of registries" {}
     "Inside an image" {}
-    "Slurm jobs" {}
+    "Slurm jobs" { Record record }
     "This installation" { Config config, Completions completions, Man man }
 }
 

@@ -21,6 +21,22 @@ pub fn print_bytes(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Standard output for those who write a stream of their own; see [`end_if_closed`].
+pub fn stream() -> impl Write {
+    std::io::stdout().lock()
+}
+
+/// Ends the command silently when the error is that the reader of the stream went away.
+pub fn end_if_closed<T>(result: Result<T>) -> Result<T> {
+    if let Err(error) = &result {
+        let closed = |cause: &String| cause.ends_with("(os error 32)");
+        if error.causes().iter().any(closed) {
+            std::process::exit(PIPE_CLOSED);
+        }
+    }
+    result
+}
+
 /// Writes a value as indented JSON and a newline.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).or_say(|| "cannot form the JSON output")?;

@@ -4,7 +4,9 @@ use super::progress::Watch;
 use super::{Common, interrupt, output};
 use crate::config::{Given, Origin, Size};
 use crate::error::{Error, Result};
-use crate::image::pull::{How, Options, Pulled, host_platform, layer_bytes, parse_platform, pull};
+use crate::image::pull::{
+    How, Name, Options, Pulled, host_platform, layer_bytes, parse_platform, pull,
+};
 use crate::image::reference::Reference;
 use crate::record::Platform;
 use std::process::ExitCode;
@@ -62,7 +64,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for text in &args.references {
         references.push((
             Reference::parse(text, &work.settings.config.registries.default)?,
-            None,
+            Name::Reference,
         ));
     }
     work.all(references)
@@ -117,8 +119,8 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Pulls each reference, under a further name if one is given. One failure does not stop the others.
-    pub fn all(&self, references: Vec<(Reference, Option<Reference>)>) -> Result<ExitCode> {
+    /// Pulls each reference. One failure does not stop the others.
+    pub fn all(&self, references: Vec<(Reference, Name)>) -> Result<ExitCode> {
         interrupt::clean_up_on_signals();
         let mut failed: Option<Error> = None;
         let mut json = Vec::new();
@@ -141,11 +143,7 @@ impl Work<'_> {
         }
     }
 
-    fn one(
-        &self,
-        reference: &Reference,
-        name: Option<Reference>,
-    ) -> Result<Option<serde_json::Value>> {
+    fn one(&self, reference: &Reference, name: Name) -> Result<Option<serde_json::Value>> {
         let mut config = self.settings.config.clone();
         if let Some(name) = reference.name().filter(|_| self.how.insecure) {
             config.registries.insecure.push(name.registry.clone());
@@ -188,7 +186,7 @@ impl Work<'_> {
             (How::Present, _) => "already in the store",
             (_, true) => "would be pulled",
             (How::Converted, _) => "pulled",
-            (How::Copied, _) => "copied",
+            (How::Copied, _) => "copied into the store",
         };
         let mut text = format!("{reference}: {how}\n  digest  {}\n", pulled.digest);
         if matches!(pulled.how, How::Converted) {

@@ -35,6 +35,14 @@ pub struct Known {
     record: Option<ImageRecord>,
 }
 
+impl Known {
+    /// The name that its record gives the image; a path on another machine is none.
+    pub fn name(&self) -> Option<Reference> {
+        let reference: Reference = self.record.as_ref()?.reference.parse().ok()?;
+        reference.name().is_some().then_some(reference)
+    }
+}
+
 /// Finds the file's digest: its record's, else that of its content, which reads all of it.
 pub fn identify(file: &File, progress: &dyn Progress) -> Result<Known> {
     if let Some(record) = record_beside(file)? {

@@ -23,8 +23,20 @@ pub struct Options {
     pub platform: Platform,
     /// Only find out what would be done.
     pub dry_run: bool,
-    /// A name for the image instead of its path; what an import is called.
-    pub name: Option<Reference>,
+    /// What to call the image; `pull` calls it what it was asked for.
+    pub name: Name,
+}
+
+/// What an image is called in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Name {
+    /// The reference itself.
+    #[default]
+    Reference,
+    /// This name.
+    Given(Reference),
+    /// The names that an archive gives it; without any, the reference.
+    Inside,
 }
 
 /// What a pull did.
@@ -57,7 +69,7 @@ impl Options {
         Options {
             platform: host_platform(),
             dry_run: false,
-            name: None,
+            name: Name::Reference,
         }
     }
 }
@@ -113,8 +125,10 @@ pub fn pull(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Pulled> {
+    let reference = absolute(reference)?;
     let result = Job {
-        reference: absolute(reference)?,
+        names: vec![reference.clone()],
+        reference: reference.clone(),
         store,
         config,
         options,
@@ -135,6 +149,8 @@ fn absolute(reference: &Reference) -> Result<Reference> {
 
 struct Job<'a> {
     reference: Reference,
+    /// What the image is called when it is there.
+    names: Vec<Reference>,
     store: &'a Store,
     config: &'a Config,
     options: &'a Options,
@@ -142,7 +158,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self) -> Result<Pulled> {
+    fn run(mut self) -> Result<Pulled> {
         let temporary = match self.options.dry_run {
             true => std::env::temp_dir(),
             false => self.store.temporary(),
@@ -153,6 +169,7 @@ impl Job<'_> {
             self.store.clean();
         }
         let source: Arc<dyn Source> = Arc::from(source::open(&self.reference, &settings)?);
+        self.names = self.chosen_names(&*source)?;
         if let Some(unchanged) = self.unchanged(&*source)? {
             return Ok(unchanged);
         }
@@ -189,6 +206,25 @@ impl Job<'_> {
         }
     }
 
+    fn chosen_names(&self, source: &dyn Source) -> Result<Vec<Reference>> {
+        let default = &self.config.registries.default;
+        let names = match &self.options.name {
+            Name::Reference => Vec::new(),
+            Name::Given(name) => vec![name.clone()],
+            Name::Inside => {
+                // What is no name in our sense is passed over.
+                let inside = source.names()?.into_iter();
+                inside
+                    .filter_map(|name| Reference::parse(&format!("docker://{name}"), default).ok())
+                    .collect()
+            }
+        };
+        match names.is_empty() {
+            true => Ok(vec![self.reference.clone()]),
+            false => Ok(names),
+        }
+    }
+
     /// What the reference named last time, when the source says it still does. Costs one small request at most.
     fn unchanged(&self, source: &dyn Source) -> Result<Option<Pulled>> {
         let known = self.store.target(&self.reference)?;
@@ -218,17 +254,17 @@ impl Job<'_> {
         }))
     }
 
-    /// Lets the reference, and the name that was asked for, point at the image; what already does is not written.
+    /// What the record calls the image.
+    fn title(&self) -> &Reference {
+        self.names.first().unwrap_or(&self.reference)
+    }
+
+    /// Lets the names point at the image; what already does is not written.
     fn name(&self, stored: &Stored, remote: Option<Digest>) -> Result<()> {
         if self.options.dry_run {
             return Ok(());
         }
-        let names = match &self.options.name {
-            Some(name) if self.reference.path().is_some() => vec![name],
-            Some(name) => vec![&self.reference, name],
-            None => vec![&self.reference],
-        };
-        for reference in names {
+        for reference in &self.names {
             let known = self.store.target(reference).ok().flatten();
             let entry = known
                 .as_ref()
@@ -270,7 +306,7 @@ impl Job<'_> {
                 self.check_space(&image)?;
                 let converted = self.convert(source, &image, &incoming)?;
                 let warnings = converted.warnings.clone();
-                let record = image.record(&self.reference, converted)?;
+                let record = image.record(self.title(), converted)?;
                 (incoming.publish(&record)?, How::Converted, warnings)
             }
         };
@@ -361,9 +397,12 @@ impl Job<'_> {
     }
 
     /// Takes a squashfs as it is, with a table of block hashes behind it.
-    fn squashfs(&self, file: &adopt::File) -> Result<Pulled> {
+    fn squashfs(mut self, file: &adopt::File) -> Result<Pulled> {
         self.may_import()?;
         let known = adopt::identify(file, self.progress)?;
+        if let (Name::Inside, Some(name)) = (&self.options.name, known.name()) {
+            self.names = vec![name];
+        }
         let digest = known.digest;
         let done = |stored: Option<Stored>, how| Pulled {
             digest,
@@ -388,7 +427,7 @@ impl Job<'_> {
         let (stored, how) = match self.begin(&digest)? {
             Begin::Ready(stored) => (*stored, How::Present),
             Begin::Convert(incoming) => {
-                let record = adopt::copy(file, known, &incoming.output()?, &self.reference)?;
+                let record = adopt::copy(file, known, &incoming.output()?, self.title())?;
                 (incoming.publish(&record)?, How::Copied)
             }
         };

@@ -5,18 +5,22 @@
 
 pub mod broker;
 pub mod capsule;
+pub mod devices;
 pub mod environment;
 pub mod execute;
 pub mod facts;
 #[cfg(feature = "squashfs")]
 pub mod fuse;
+pub mod identity;
 pub mod inside;
 pub mod mounts;
 pub mod options;
 pub mod passwd;
+pub mod plan;
 pub mod profile;
 pub mod request;
 pub mod root;
 mod serve_image;
+pub mod sharing;
 pub mod spellings;
 pub mod step;

@@ -77,8 +77,7 @@ pub fn pack(
     if expected.diff_id.is_some_and(|stated| stated != diff_id) {
         return Err(mismatch("diff id", expected.diff_id, diff_id));
     }
-    ordered.wait(tickets, pool)?;
-    let (dat, blocks) = ordered.take_file().ok_or_else(stopped)?.finish()?;
+    let (dat, blocks) = ordered.finish(tickets, pool)?.finish()?;
     notes.retain(|_, count| *count > 0);
     let (idx, summary) = writer.finish(diff_id, notes, &blocks)?;
     Ok((dat, idx, summary))

@@ -42,7 +42,7 @@ pub struct Ordered {
 struct State {
     next: u64,
     waiting: BTreeMap<u64, Event>,
-    /// Gone once it was taken.
+    /// Gone when the pack is complete.
     file: Option<PackFile>,
     error: Option<Error>,
 }
@@ -92,8 +92,8 @@ impl Ordered {
         lock(&self.state).error.take()
     }
 
-    /// Waits until all events below `tickets` are written.
-    pub fn wait(&self, tickets: u64, pool: &Pool) -> Result<()> {
+    /// Waits until all events below `tickets` are written and gives the file back.
+    pub fn finish(&self, tickets: u64, pool: &Pool) -> Result<PackFile> {
         let mut state = lock(&self.state);
         while state.next < tickets {
             if pool.is_stopped() {
@@ -107,13 +107,8 @@ impl Ordered {
         }
         match state.error.take() {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => state.file.take().ok_or_else(stopped),
         }
-    }
-
-    /// The file, once. A worker may still hold its share of `self` for a moment after it posted the last block.
-    pub fn take_file(&self) -> Option<PackFile> {
-        lock(&self.state).file.take()
     }
 }
 

@@ -4,6 +4,8 @@
 /// Words of a library's content that name its version, kept as text; what they mean is decided after the merge.
 pub struct Sniffer {
     needles: &'static [&'static [u8]],
+    /// Whether strings that are nothing but a version count too.
+    versions: bool,
     tail: Vec<u8>,
     read: u64,
     pub found: Vec<String>,
@@ -24,30 +26,31 @@ impl Sniffer {
     pub fn for_path(path: &[u8]) -> Option<Sniffer> {
         let name = base(path);
         let starts = |prefix: &[u8]| name.starts_with(prefix);
-        let needles: &[&[u8]] = if name == b"libc.so.6" || starts(b"libc-2.") {
-            &[b"GNU C Library "]
-        } else if starts(b"ld-musl-") || starts(b"libc.musl-") {
-            &[b"\x001.1.", b"\x001.2.", b"\x001.3."]
-        } else if starts(b"libmpi.so") || starts(b"libmpich.so") {
-            &[
-                b"Open MPI v",
-                b"MPICH Version",
-                b"MVAPICH",
-                b"Intel(R) MPI Library",
-                b"libpmix.so",
-                b"libpmi2.so",
-                b"libpmi.so",
-                b"PMI2_Init",
-                b"PMI_Init",
-                b"mpich-",
-            ]
+        let musl = path.windows(4).any(|part| part == b"musl");
+        let (needles, versions): (&[&[u8]], bool) = if name == b"libc.so.6" || starts(b"libc-2.") {
+            (&[b"GNU C Library "], false)
+        } else if starts(b"ld-musl-") || starts(b"libc.musl-") || (musl && name == b"libc.so") {
+            (&[b"musl libc "], true)
+        } else if starts(b"libmpi.so") || starts(b"libmpich.so") || starts(b"libmpi_cray.so") {
+            (
+                &[
+                    b"Open MPI v",
+                    b"MPICH Version",
+                    b"MVAPICH",
+                    b"Intel(R) MPI Library",
+                    b"CRAY MPICH version",
+                    b"libpmix.so",
+                ],
+                true,
+            )
         } else if starts(b"libpmix.so") {
-            &[b"OpenPMIx ", b"PMIx "]
+            (&[b"OpenPMIx ", b"PMIx "], true)
         } else {
             return None;
         };
         Some(Sniffer {
             needles,
+            versions,
             tail: Vec::new(),
             read: 0,
             found: Vec::new(),
@@ -72,9 +75,18 @@ impl Sniffer {
             {
                 at += found + 1;
                 if joined.get(at..).is_some_and(|here| here.starts_with(rest)) {
-                    let start = if first == 0 { at } else { at - 1 };
-                    self.keep(joined.get(start..).unwrap_or_default(), rest.len());
+                    self.keep(joined.get(at - 1..).unwrap_or_default(), needle.len());
                 }
+            }
+        }
+        if self.versions {
+            let texts = joined.split(|&byte| byte == 0);
+            // The first and last text may be cut; what a cut hides is whole in the next round.
+            let inner = texts
+                .skip(1)
+                .take_while(|text| text.as_ptr_range().end != joined.as_ptr_range().end);
+            for text in inner.filter(|text| is_version(text)) {
+                self.keep(text, text.len());
             }
         }
         let keep = joined.len().saturating_sub(LONGEST);
@@ -101,6 +113,29 @@ impl Sniffer {
             self.found.push(text);
         }
     }
+}
+
+/// `4.1.4`, `v4.1.4`, `4.2.2rc1`, with a first number that is not 0.
+fn is_version(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"v").unwrap_or(text);
+    if text.len() > 16 || !matches!(text.first(), Some(b'1'..=b'9')) {
+        return false;
+    }
+    let mut parts = text.split(|&byte| byte == b'.');
+    let number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    let (Some(major), Some(minor), Some(patch), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let digits = patch
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    number(major)
+        && number(minor)
+        && digits > 0
+        && patch.iter().skip(digits).all(u8::is_ascii_alphanumeric)
 }
 
 /// Whether every process start reads this file: the dynamic loader, libc and the shells. Stored uncompressed, they cost
@@ -134,8 +169,8 @@ mod tests {
             assert_eq!(sniffer.found, [expected], "cut at {cut}");
         }
         let mut musl = Sniffer::for_path(b"lib/ld-musl-x86_64.so.1").unwrap();
-        musl.feed(b"x\x001.2.4\0y");
-        assert_eq!(musl.found, ["1.2.4"]);
+        musl.feed(b"x\x001.2.4\x001.2\x000.1.2\x001.2.3.4\0v4.1.4rc1\0y\x009.9.9");
+        assert_eq!(musl.found, ["1.2.4", "v4.1.4rc1"]);
         assert!(Sniffer::for_path(b"usr/lib/libm.so.6").is_none());
     }
 

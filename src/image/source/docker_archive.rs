@@ -141,6 +141,10 @@ impl Source for DockerArchive {
         })
     }
 
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(self.chosen()?.repo_tags.unwrap_or_default())
+    }
+
     fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + Send>> {
         let name = self
             .layers

@@ -9,6 +9,7 @@ mod docker_archive;
 mod hash;
 mod layout;
 mod members;
+pub mod registry;
 mod resolve;
 mod rootfs;
 pub mod settings;
@@ -27,6 +28,7 @@ use directory::Directory;
 use docker_archive::DockerArchive;
 use layout::Layout;
 use members::Members;
+use registry::Registry;
 use rootfs::RootfsTar;
 use squashfs::SquashfsFile;
 use std::io::Read;
@@ -44,6 +46,11 @@ pub trait Source: Send + Sync {
     /// to an earlier `reference_digest` means that nothing changed.
     fn current(&self) -> Result<Option<Digest>> {
         Ok(None)
+    }
+
+    /// Names that the source itself gives the image, as `docker save` writes them into its archive.
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 }
 
@@ -80,10 +87,7 @@ pub fn open(reference: &Reference, settings: &SourceSettings) -> Result<Box<dyn 
         check_exists(path, reference)?;
     }
     Ok(match reference {
-        Reference::Registry(name) => {
-            return Err(Error::new(format!("cannot open `{name}`"))
-                .cause("registries are not ready in this build"));
-        }
+        Reference::Registry(name) => Box::new(Registry::open(name, settings)?),
         Reference::Layout { path, tag } => Box::new(Layout::directory(path, tag.clone())?),
         Reference::OciArchive { path, tag } => {
             Box::new(Layout::archive(path, tag.clone(), settings)?)

@@ -43,14 +43,20 @@ impl Store {
     /// Waits for the right to convert `digest`, or for another process to have done it. `waiting` hears who has it.
     pub fn begin(&self, digest: &Digest, waiting: &mut dyn FnMut(&Owner)) -> Result<Begin<'_>> {
         self.prepare()?;
-        let mut told: Option<Owner> = None;
+        let mut told = false;
+        let mut appeared = None;
         let lock = Lock::acquire(&self.lock_of(digest), &mut |owner| {
-            if told.as_ref() != Some(owner) {
+            if !told {
                 waiting(owner);
-                told = Some(owner.clone());
+                told = true;
             }
-            true
+            // Nobody needs the lock to use what another process has published.
+            appeared = self.get(digest).ok().flatten();
+            appeared.is_none()
         })?;
+        if let Some(stored) = appeared {
+            return Ok(Begin::Ready(Box::new(stored)));
+        }
         let Some(lock) = lock else {
             return Err(Error::new(format!(
                 "cannot wait for the conversion of `{digest}`"

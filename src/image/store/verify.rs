@@ -3,6 +3,7 @@
 use super::{Stored, files};
 use crate::error::{Error, Result};
 use crate::squashfs::read::{self, Image};
+use std::fs::File;
 use std::path::Path;
 
 pub use crate::squashfs::read::Damage;
@@ -14,18 +15,23 @@ pub fn open_checked(stored: &Stored) -> Result<Image> {
     Ok(image)
 }
 
-/// Opens a stored image.
+/// Opens a stored image; nothing but its superblock is looked at.
 pub fn open(stored: &Stored) -> Result<Image> {
+    let options = read::Options {
+        offset: stored.offset,
+        ..read::Options::named(stored.path.display().to_string())
+    };
+    Image::open(file(stored)?, options)
+}
+
+/// The squashfs file itself. Links in the store are not followed.
+pub fn file(stored: &Stored) -> Result<File> {
     let relative = stored
         .path
         .strip_prefix(&stored.root)
         .unwrap_or(Path::new(""));
-    let file = files::open(&stored.root, relative)?
-        .ok_or_else(|| Error::new(format!("cannot find `{}`", stored.path.display())))?;
-    Image::open(
-        file,
-        read::Options::named(stored.path.display().to_string()),
-    )
+    files::open(&stored.root, relative)?
+        .ok_or_else(|| Error::new(format!("cannot find `{}`", stored.path.display())))
 }
 
 /// The first broken block, if any. Broken metadata is an error.

@@ -184,7 +184,7 @@ mod tests {
     fn privileged_attributes_are_dropped_and_counted() {
         let pax = parse(b"36 SCHILY.xattr.security.capability=x\n".as_slice());
         assert!(pax.malformed, "the length above is wrong by intent");
-        let pax = parse(b"38 SCHILY.xattr.security.capability=x\n30 SCHILY.xattr.trusted.ab=\n\n");
+        let pax = parse(b"38 SCHILY.xattr.security.capability=x\n29 SCHILY.xattr.trusted.ab=\n\n");
         assert_eq!((pax.dropped_xattrs, pax.xattrs.len()), (2, 0));
     }
 

@@ -1,0 +1,257 @@
+//! What was submitted from here: one directory per job with the script and a note, on the shared home.
+//!
+//! ```text
+//! $XDG_STATE_HOME/carrack/jobs/   (else ~/.local/state/carrack/jobs/)
+//!   20261121-091503-wrf-fire-1a2b/script.sh
+//!   20261121-091503-wrf-fire-1a2b/job.json
+//! ```
+//! A directory's name is its own, so two submits at once never meet. Deliberately absent: states, which only Slurm knows.
+
+use super::files;
+use crate::error::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A note is a few hundred bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// One submitted job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Submission {
+    pub schema: u32,
+    /// Slurm's number; `local-…` for a job that ran without Slurm.
+    pub id: String,
+    pub name: String,
+    pub cluster: String,
+    /// RFC 3339.
+    pub submitted: String,
+    pub script: PathBuf,
+    /// Where the job runs.
+    pub directory: PathBuf,
+    /// The log's path, with sbatch's patterns.
+    pub output: String,
+    /// The run record's path, with the same patterns; empty if the script writes none.
+    pub record: String,
+    pub job_file: Option<PathBuf>,
+    /// As the user wrote it, and the digest that it had.
+    pub image: Option<String>,
+    pub digest: Option<String>,
+    pub array: bool,
+    /// Numbers of the jobs that it waits for.
+    pub after: Vec<String>,
+}
+
+impl Submission {
+    /// The log, for the whole job or one job of the array.
+    pub fn output_path(&self, task: Option<&str>) -> PathBuf {
+        self.directory.join(expand(&self.output, self, task))
+    }
+
+    pub fn record_path(&self, task: Option<&str>) -> Option<PathBuf> {
+        (!self.record.is_empty()).then(|| self.directory.join(expand(&self.record, self, task)))
+    }
+}
+
+/// sbatch's patterns in a file name.
+fn expand(pattern: &str, job: &Submission, task: Option<&str>) -> String {
+    let mut text = String::new();
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        // A number pads what follows; none of ours has one, people's may.
+        let mut pattern = rest.next();
+        let mut width = 0;
+        while let Some(digit) = pattern.and_then(|c| c.to_digit(10)) {
+            width = (width * 10 + digit as usize).min(10);
+            pattern = rest.next();
+        }
+        match pattern {
+            Some('%') => text.push('%'),
+            Some('j' | 'A') => text.push_str(&format!("{:0>width$}", job.id)),
+            Some('a') => text.push_str(&format!("{:0>width$}", task.unwrap_or("0"))),
+            Some('x') => text.push_str(&job.name),
+            Some('u') => text.push_str(&std::env::var("USER").unwrap_or_default()),
+            Some('n' | 't') => text.push('0'),
+            Some(other) => text.extend(['%', other]),
+            None => text.push('%'),
+        }
+    }
+    text
+}
+
+/// All submissions of this user, newest first.
+pub struct Journal {
+    root: PathBuf,
+}
+
+impl Journal {
+    /// The user's own, from the environment.
+    pub fn open() -> Result<Journal> {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let state = match (set("CARRACK_STATE"), set("XDG_STATE_HOME"), set("HOME")) {
+            (Some(state), _, _) => state,
+            (None, Some(state), _) => state.join("carrack"),
+            (None, None, Some(home)) => home.join(".local/state/carrack"),
+            (None, None, None) => {
+                return Err(Error::new("cannot tell where to note submitted jobs")
+                    .cause("neither `$HOME` nor `$XDG_STATE_HOME` is set")
+                    .hint("set `CARRACK_STATE` to a directory on the shared file system"));
+            }
+        };
+        Ok(Journal::at(state.join("jobs")))
+    }
+
+    pub fn at(root: impl Into<PathBuf>) -> Journal {
+        Journal { root: root.into() }
+    }
+
+    /// Makes a directory for a new job and puts the script there.
+    pub fn begin(&self, name: &str, script: &str) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.root).or_say(|| {
+            format!(
+                "cannot make the directory `{}` for submitted jobs",
+                self.root.display()
+            )
+        })?;
+        let stamp: String = crate::image::store::now_text()
+            .chars()
+            .filter(char::is_ascii_digit)
+            .take(14)
+            .collect();
+        let directory = tempfile::Builder::new()
+            .prefix(&format!(
+                "{stamp}-{}-",
+                carrack_slurm::script::file_name(name)
+            ))
+            .rand_bytes(4)
+            .tempdir_in(&self.root)
+            .or_say(|| format!("cannot make a directory in `{}`", self.root.display()))?;
+        let path = directory.path().join("script.sh");
+        files::write(&path, script.as_bytes(), 0o755)?;
+        let _ = directory.keep();
+        Ok(path)
+    }
+
+    /// Notes what became of it, beside the script.
+    pub fn note(&self, submission: &Submission) -> Result<()> {
+        let Some(directory) = submission.script.parent() else {
+            return Ok(());
+        };
+        files::write_json(&directory.join("job.json"), submission)
+    }
+
+    /// Forgets a job that was never submitted.
+    pub fn forget(&self, script: &Path) {
+        if let Some(directory) = script
+            .parent()
+            .filter(|directory| directory.parent() == Some(&self.root))
+        {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+
+    pub fn all(&self) -> Vec<Submission> {
+        let mut names: Vec<PathBuf> = std::fs::read_dir(&self.root)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        // The names begin with the time.
+        names.sort();
+        names
+            .iter()
+            .rev()
+            .filter_map(|directory| files::read_json(&directory.join("job.json"), LARGEST).ok())
+            .filter(|submission: &Submission| !submission.id.is_empty())
+            .collect()
+    }
+
+    /// The job that a person means by a number, a number with a task of an array, or a name (the newest of that name).
+    pub fn find(&self, word: &str) -> Option<(Submission, Option<String>)> {
+        let all = self.all();
+        let (id, task) = match word.split_once('_') {
+            Some((id, task)) if super::queue::check_id(word).is_ok() => {
+                (id, Some(task.to_string()))
+            }
+            _ => (word, None),
+        };
+        let by_id = all.iter().find(|submission| submission.id == id);
+        let found = by_id.map(|submission| (submission, task));
+        let found = found.or_else(|| {
+            all.iter()
+                .find(|submission| submission.name == word)
+                .map(|found| (found, None))
+        });
+        found.map(|(submission, task)| (submission.clone(), task))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission(id: &str, name: &str) -> Submission {
+        Submission {
+            id: id.to_string(),
+            name: name.to_string(),
+            directory: PathBuf::from("/scratch/alice"),
+            output: "50%%-%A_%3a.out".to_string(),
+            ..Submission::default()
+        }
+    }
+
+    #[test]
+    fn found_by_number_and_by_name_the_newest_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let journal = Journal::at(dir.path().join("jobs"));
+        assert!(journal.all().is_empty());
+        for (id, name) in [("11", "wrf"), ("12", "other"), ("13", "wrf")] {
+            let script = journal.begin(name, "#!/bin/bash\n").expect("begun");
+            // Names of one second sort by chance.
+            let later = script.parent().expect("a parent").with_file_name(id);
+            std::fs::rename(script.parent().expect("a parent"), &later).expect("renamed");
+            let noted = Submission {
+                script: later.join("script.sh"),
+                ..submission(id, name)
+            };
+            journal.note(&noted).expect("noted");
+        }
+        let find = |word: &str| journal.find(word).map(|(found, task)| (found.id, task));
+        assert_eq!(find("wrf"), Some(("13".to_string(), None)));
+        assert_eq!(find("11"), Some(("11".to_string(), None)));
+        assert_eq!(
+            find("12_4"),
+            Some(("12".to_string(), Some("4".to_string())))
+        );
+        assert_eq!(find("nothing"), None);
+    }
+
+    #[test]
+    fn a_job_that_was_not_submitted_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let journal = Journal::at(dir.path());
+        let script = journal.begin("a/b", "x").expect("begun");
+        assert!(script.is_file());
+        journal.forget(&script);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("a directory").count(),
+            0
+        );
+    }
+
+    #[test]
+    fn patterns_of_sbatch() {
+        let job = submission("7", "wrf");
+        assert_eq!(
+            job.output_path(Some("4")),
+            Path::new("/scratch/alice/50%-7_004.out")
+        );
+        assert_eq!(expand("%x-%5j-%q%", &job, None), "wrf-00007-%q%");
+    }
+}

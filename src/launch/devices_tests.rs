@@ -1,0 +1,279 @@
+use super::*;
+
+fn nvidia(index: u32, allowed: bool) -> GpuNode {
+    GpuNode {
+        vendor: Vendor::Nvidia,
+        path: format!("/dev/nvidia{index}").into(),
+        index,
+        allowed,
+    }
+}
+
+fn node(gpus: Vec<GpuNode>, variables: &[(&str, &str)]) -> (HostFacts, Option<SlurmStep>) {
+    let environment: Vec<(OsString, OsString)> = variables
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect();
+    let facts = HostFacts {
+        environment,
+        gpus,
+        ..HostFacts::plain()
+    };
+    let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
+    (facts, slurm)
+}
+
+fn show_all(result: &Devices) -> String {
+    let hides = |steps: &[Step], word: &str| -> String {
+        steps
+            .iter()
+            .filter(|step| matches!(step, Step::Hide { .. }))
+            .map(|step| format!("{word} {step} "))
+            .collect()
+    };
+    let fixed: String = result
+        .fixed
+        .iter()
+        .map(|(name, value)| format!("{}={} ", name.display(), value.display()))
+        .collect();
+    format!(
+        "{}{}{fixed}",
+        hides(&result.steps, "all"),
+        hides(&result.task_steps, "task")
+    )
+    .trim_end()
+    .to_string()
+}
+
+/// The rows that were measured on a real Slurm: a node with two GPUs, with and without ConstrainDevices.
+#[test]
+fn rows_of_a_real_slurm() {
+    const STEP: &[(&str, &str)] = &[
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_STEP_ID", "0"),
+        ("SLURMD_NODENAME", "n1"),
+    ];
+    const BATCH: &[(&str, &str)] = &[("SLURM_JOB_ID", "7"), ("SLURMD_NODENAME", "n1")];
+    const SHELL: &[(&str, &str)] = &[("SLURM_JOB_ID", "7")];
+    type Row<'a> = (
+        &'a str,
+        &'a [(&'a str, &'a str)],
+        [bool; 2],
+        &'a [(&'a str, &'a str)],
+        &'a str,
+    );
+    let rows: &[Row] = &[
+        (
+            "GPU 1 given, devices limited",
+            STEP,
+            [false, true],
+            &[("CUDA_VISIBLE_DEVICES", "0"), ("SLURM_STEP_GPUS", "1")],
+            "",
+        ),
+        (
+            "GPU 1 given, not limited",
+            STEP,
+            [true, true],
+            &[
+                ("CUDA_VISIBLE_DEVICES", "1"),
+                ("GPU_DEVICE_ORDINAL", "1"),
+                ("SLURM_STEP_GPUS", "1"),
+            ],
+            "all hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0 GPU_DEVICE_ORDINAL=0",
+        ),
+        (
+            "--gpus-per-task=1, task 1, limited",
+            STEP,
+            [false, true],
+            &[
+                ("CUDA_VISIBLE_DEVICES", "0"),
+                ("SLURM_STEP_GPUS", "0"),
+                ("SLURMD_TRES_BIND", "gpu:per_task:1"),
+            ],
+            "",
+        ),
+        (
+            "--gpus-per-task=1, task 1, not limited",
+            STEP,
+            [true, true],
+            &[
+                ("CUDA_VISIBLE_DEVICES", "1"),
+                ("SLURM_STEP_GPUS", "1"),
+                ("SLURMD_TRES_BIND", "gpu:per_task:1"),
+            ],
+            "task hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
+        ),
+        (
+            "--gpu-bind=none",
+            STEP,
+            [true, true],
+            &[("SLURM_GPUS_ON_NODE", "2"), ("SLURM_GPU_BIND", "none")],
+            "",
+        ),
+        (
+            "both given, not limited",
+            STEP,
+            [true, true],
+            &[("CUDA_VISIBLE_DEVICES", "0,1"), ("SLURM_STEP_GPUS", "0,1")],
+            "",
+        ),
+        ("no GPUs, limited", STEP, [false, false], &[], ""),
+        (
+            "--gres=none in a job with GPUs, not limited",
+            STEP,
+            [true, true],
+            &[("SLURM_JOB_GPUS", "0,1")],
+            "all hide /dev/nvidia0 all hide /dev/nvidia1",
+        ),
+        (
+            "a step elsewhere: the batch host's list is not this node's",
+            STEP,
+            [true, true],
+            &[
+                ("SLURM_JOB_GPUS", "1"),
+                ("SLURM_STEP_GPUS", "0"),
+                ("CUDA_VISIBLE_DEVICES", "0"),
+            ],
+            "all hide /dev/nvidia1 CUDA_VISIBLE_DEVICES=0",
+        ),
+        (
+            "batch script, not limited",
+            BATCH,
+            [true, true],
+            &[("SLURM_JOB_GPUS", "1"), ("CUDA_VISIBLE_DEVICES", "1")],
+            "all hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
+        ),
+        ("shell of salloc", SHELL, [true, true], &[], ""),
+        (
+            "no Slurm",
+            &[],
+            [true, true],
+            &[("CUDA_VISIBLE_DEVICES", "1")],
+            "",
+        ),
+        (
+            "names instead of numbers stay",
+            STEP,
+            [true, true],
+            &[
+                ("CUDA_VISIBLE_DEVICES", "GPU-8932f937"),
+                ("SLURM_STEP_GPUS", "1"),
+            ],
+            "all hide /dev/nvidia0",
+        ),
+        (
+            "parts of a GPU are counted otherwise",
+            STEP,
+            [true, true],
+            &[("CUDA_VISIBLE_DEVICES", "MIG-1"), ("SLURM_STEP_GPUS", "6")],
+            "",
+        ),
+    ];
+    for (what, place, allowed, variables, expected) in rows {
+        let gpus = vec![nvidia(0, allowed[0]), nvidia(1, allowed[1])];
+        let (facts, slurm) = node(gpus, &[*place, *variables].concat());
+        let result = devices(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        assert_eq!(show_all(&result), *expected, "{what}");
+        // Asking for all or none does not depend on Slurm.
+        let all = devices(Gpu::All, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        assert_eq!(show_all(&all), "", "{what}");
+        let none = devices(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        assert!(show_all(&none).contains("hide /dev/nvidia0"), "{what}");
+    }
+}
+
+#[test]
+fn only_the_vendor_that_slurm_counts_is_cut_down() {
+    let mut gpus = vec![nvidia(0, true), nvidia(1, true)];
+    gpus.push(GpuNode {
+        vendor: Vendor::Intel,
+        path: "/dev/dri/renderD128".into(),
+        index: 0,
+        allowed: true,
+    });
+    let (facts, slurm) = node(
+        gpus,
+        &[
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_GPUS", "0"),
+        ],
+    );
+    let result = devices(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+    assert_eq!(show_all(&result), "all hide /dev/nvidia1");
+}
+
+#[test]
+fn the_driver_of_the_host_comes_first() {
+    let (mut facts, _) = node(vec![nvidia(0, true)], &[]);
+    facts.driver.libraries = vec![
+        "/usr/lib/x/libcuda.so.1".into(),
+        "/usr/lib/x/libnvidia-gpucomp.so.550.1".into(),
+    ];
+    facts.driver.programs = vec!["/usr/bin/nvidia-smi".into()];
+    let result = devices(Gpu::Auto, Dev::Full, &[], &facts, None).unwrap();
+    let lines: Vec<String> = result.steps.iter().map(Step::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "bind /usr/lib/x/libcuda.so.1 -> /run/carrack/gpu/lib/libcuda.so.1 (ro, if there)",
+            "bind /usr/lib/x/libnvidia-gpucomp.so.550.1 -> /run/carrack/gpu/lib/libnvidia-gpucomp.so.550.1 (ro, if there)",
+            "link /run/carrack/gpu/lib/libcuda.so -> libcuda.so.1",
+            "bind /usr/bin/nvidia-smi -> /run/carrack/gpu/bin/nvidia-smi (ro, if there)",
+        ]
+    );
+    assert_eq!(
+        result.additions,
+        [
+            Addition::Prepend("LD_LIBRARY_PATH".into(), "/run/carrack/gpu/lib".into()),
+            Addition::Append("PATH".into(), "/run/carrack/gpu/bin".into()),
+        ]
+    );
+    // Without GPUs for this process there is nothing to inject.
+    let none = devices(Gpu::None, Dev::Full, &[], &facts, None).unwrap();
+    assert!(none.additions.is_empty());
+}
+
+#[test]
+fn a_minimal_dev_shows_gpus_only_when_given() {
+    let step = [("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "0")];
+    let given = [step.as_slice(), &[("SLURM_STEP_GPUS", "1")]].concat();
+    for (variables, expected) in [
+        (step.to_vec(), 0),
+        // Both nodes, nvidiactl and its six neighbours, one hidden.
+        (given, 10),
+        (vec![], 9),
+    ] {
+        let (facts, slurm) = node(vec![nvidia(0, true), nvidia(1, true)], &variables);
+        let result = devices(Gpu::Auto, Dev::Minimal, &[], &facts, slurm.as_ref()).unwrap();
+        assert_eq!(result.steps.len(), expected, "{variables:?}");
+    }
+    assert_eq!(dev(Dev::Full).len(), 1);
+    let minimal = dev(Dev::Minimal);
+    assert_eq!(
+        minimal.first().unwrap().to_string(),
+        "tmpfs /dev (mode 0755)"
+    );
+}
+
+#[test]
+fn named_devices() {
+    let (mut facts, _) = node(vec![], &[]);
+    facts.cdi.insert(
+        "vendor.com/net=a".into(),
+        super::super::facts::CdiEdits {
+            environment: vec!["NET=a".into()],
+            devices: vec!["/dev/net0".into()],
+            mounts: vec![("/host/lib.so".into(), "/usr/lib/lib.so".into())],
+        },
+    );
+    let run = |name: &str, kind| devices(Gpu::Auto, kind, &[name.to_string()], &facts, None);
+    assert!(run("/dev/x", Dev::Full).unwrap().steps.is_empty());
+    assert_eq!(run("/dev/x", Dev::Minimal).unwrap().steps.len(), 1);
+    assert_eq!(run("vendor.com/net=a", Dev::Full).unwrap().steps.len(), 1);
+    assert_eq!(
+        run("vendor.com/net=a", Dev::Minimal).unwrap().steps.len(),
+        2
+    );
+    assert!(run("vendor.com/net=b", Dev::Full).is_err());
+}
