@@ -11,6 +11,8 @@ pub mod images;
 pub mod import;
 pub mod inspect;
 pub mod interrupt;
+pub mod login;
+pub mod logout;
 pub mod man;
 pub mod options;
 pub mod output;
@@ -58,7 +60,7 @@ commands! {
     "Images" {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
-    "Accounts of registries" {}
+    "Accounts of registries" { Login login, Logout logout }
     "Inside an image" {}
     "Slurm jobs" { Record record }
     "This installation" { Config config, Completions completions, Man man }

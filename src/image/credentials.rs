@@ -309,7 +309,7 @@ pub fn save(
         }
     }
     let auths = auths(&mut file, path)?;
-    auths.retain(|name, _| normal(name) != (registry.to_string(), String::new()));
+    auths.retain(|name, _| !is_for(name, registry));
     auths.insert(key.to_string(), Value::Object(entry));
     write(path, file)?;
     Ok(match helper {
@@ -320,31 +320,48 @@ pub fn save(
 
 /// Forgets a registry in all places; gives those that had it.
 pub fn remove(registry: &str, places: &Places) -> Result<Vec<Kept>> {
-    let mut gone = Vec::new();
-    for path in &places.files {
-        let Some(mut file) = read(path)? else {
-            continue;
-        };
-        let store = file.get("credsStore").and_then(Value::as_str);
-        let helper = helper_for(&file, registry).or(store).map(str::to_string);
-        if let Some(name) = helper.filter(|name| helper::exists(name))
-            && helper::get(&name, key(registry))?.is_some()
-        {
-            helper::erase(&name, key(registry))?;
-            gone.push(Kept::Helper(name));
-        }
-        if !file.contains_key("auths") {
-            continue;
-        }
-        let auths = auths(&mut file, path)?;
-        let before = auths.len();
-        auths.retain(|name, _| normal(name) != (registry.to_string(), String::new()));
-        if auths.len() < before {
-            write(path, file)?;
-            gone.push(Kept::File(path.clone()));
+    let gone = kept(registry, places)?;
+    for place in &gone {
+        match place {
+            Kept::Helper(name) => helper::erase(name, key(registry))?,
+            Kept::File(path) => {
+                let mut file = read(path)?.unwrap_or_default();
+                auths(&mut file, path)?.retain(|name, _| !is_for(name, registry));
+                write(path, file)?;
+            }
         }
     }
     Ok(gone)
+}
+
+/// The places that have something for a registry.
+pub fn kept(registry: &str, places: &Places) -> Result<Vec<Kept>> {
+    let mut found = Vec::new();
+    for path in &places.files {
+        let Some(file) = read(path)? else { continue };
+        let store = file.get("credsStore").and_then(Value::as_str);
+        if let Some(name) = helper_for(&file, registry).or(store)
+            && helper::exists(name)
+            && helper::get(name, key(registry))?.is_some()
+        {
+            found.push(Kept::Helper(name.to_string()));
+        }
+        let auths = file.get("auths").and_then(Value::as_object);
+        if auths
+            .into_iter()
+            .flatten()
+            .any(|(name, _)| is_for(name, registry))
+        {
+            found.push(Kept::File(path.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a key stands for the whole registry.
+fn is_for(name: &str, registry: &str) -> bool {
+    let (host, path) = normal(name);
+    host == registry && path.is_empty()
 }
 
 fn own(places: &Places) -> Result<&Path> {

@@ -197,6 +197,33 @@ impl fmt::Display for Name {
     }
 }
 
+/// A registry alone, in normal form: what `login` takes. Docker Hub's further names and a scheme in front are understood.
+pub fn registry_name(text: &str) -> Result<String> {
+    check_text(text)?;
+    let bare = ["https://", "http://", "docker://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+        .unwrap_or(text)
+        .trim_end_matches('/');
+    let bare = bare.strip_suffix("/v1").unwrap_or(bare);
+    check_registry(text, bare).map_err(|error| {
+        let causes = error.causes().join(", ");
+        Error::usage(format!("`{text}` is not a registry")).cause(causes)
+    })?;
+    Ok(normal_registry(bare))
+}
+
+/// Lower case; Docker Hub by its one name.
+fn normal_registry(registry: &str) -> String {
+    let registry = registry.to_ascii_lowercase();
+    match registry.as_str() {
+        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => {
+            DOCKER_HUB.to_string()
+        }
+        _ => registry,
+    }
+}
+
 fn check_text(text: &str) -> Result<()> {
     if text.is_empty() {
         return Err(Error::usage("an empty text is not an image reference"));
@@ -307,14 +334,9 @@ fn parse_name(text: &str, rest: &str, default_registry: &str) -> Result<Name> {
         Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
         _ => (path, None),
     };
-    let registry = registry.unwrap_or(default_registry).to_ascii_lowercase();
-    check_registry(text, &registry)?;
-    let registry = match registry.as_str() {
-        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => {
-            DOCKER_HUB.to_string()
-        }
-        _ => registry,
-    };
+    let registry = registry.unwrap_or(default_registry);
+    check_registry(text, registry)?;
+    let registry = normal_registry(registry);
     check_repository(text, repository)?;
     if let Some(tag) = tag {
         check_tag(text, tag)?;

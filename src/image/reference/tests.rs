@@ -160,6 +160,24 @@ fn a_site_names_another_default_registry() {
 }
 
 #[test]
+fn registries_alone() {
+    let rows = [
+        ("ghcr.io", Some("ghcr.io")),
+        ("https://Ghcr.io/", Some("ghcr.io")),
+        ("host:5000", Some("host:5000")),
+        ("https://index.docker.io/v1/", Some("docker.io")),
+        ("docker.io", Some("docker.io")),
+        ("[::1]:5000", Some("[::1]:5000")),
+        ("host/path", None),
+        ("user@host", None),
+        ("", None),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(registry_name(text).ok().as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
 fn refused_with_a_reason() {
     let long = format!("h.eu/{}", "a".repeat(300));
     let huge = "a".repeat(5000);
