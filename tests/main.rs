@@ -6,6 +6,7 @@
 
 mod broken_machine;
 mod budget;
+mod capsule;
 mod command_line;
 mod corpus;
 mod floors;

@@ -86,6 +86,7 @@ pub fn receive(socket: impl AsFd, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>
     let mut bytes = vec![0; limit];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut reset = false;
     let received = loop {
         let answer = rustix::net::recvmsg(
             &socket,
@@ -95,6 +96,8 @@ pub fn receive(socket: impl AsFd, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>
         );
         match answer {
             Err(Errno::INTR) => {}
+            // The other end closed without reading what we sent. What it sent before is still to be had.
+            Err(Errno::CONNRESET) if !reset => reset = true,
             other => break other?,
         }
     };
@@ -134,6 +137,16 @@ mod tests {
         );
         drop(one);
         assert!(receive(&other, 16).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn last_words_are_heard_though_ours_were_not() {
+        let (one, other) = pair().unwrap();
+        send(&one, b"unread", &[]).unwrap();
+        send(&other, b"last words", &[]).unwrap();
+        drop(other);
+        assert_eq!(receive(&one, 16).unwrap().0, b"last words");
+        assert!(receive(&one, 16).unwrap().0.is_empty());
     }
 
     #[test]

@@ -1,0 +1,616 @@
+//! Capsules for real: many tasks, late tasks, hostile neighbours, and death at every moment.
+//!
+//! Each test is a job of its own name; the tasks are `task.rs`, which makes its plan by hand. A copy of bash called
+//! `slurmstepd` stands for Slurm where the end of the step matters. Nothing may be left of a job afterwards: no process
+//! with its name in the environment, no entry in the rendezvous directory.
+
+mod deaths;
+
+use crate::need::need;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine that does much else; only failures wait this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn task() -> PathBuf {
+    let examples = Path::new(env!("CARGO_BIN_EXE_carrack"))
+        .parent()
+        .unwrap()
+        .join("examples");
+    examples.join("task")
+}
+
+/// A directory to be an image: empty mount points and one file. `/made` is missing on purpose.
+fn tree() -> &'static Path {
+    static TREE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    TREE.get_or_init(|| {
+        let scene = tempfile::tempdir().unwrap();
+        for name in [
+            "etc", "proc", "sys", "dev", "tmp", "usr", "opt/test", "data",
+        ] {
+            std::fs::create_dir_all(scene.path().join(name)).unwrap();
+        }
+        for name in ["bin", "lib", "lib64", "sbin"] {
+            // As on the host, so that its programs find each other.
+            match std::fs::read_link(Path::new("/").join(name)) {
+                Ok(to) => std::os::unix::fs::symlink(to, scene.path().join(name)).unwrap(),
+                Err(_) => std::fs::create_dir(scene.path().join(name)).unwrap(),
+            }
+        }
+        std::fs::write(
+            scene.path().join("etc/passwd"),
+            "daemon:x:2:2::/:/bin/false\n",
+        )
+        .unwrap();
+        std::fs::write(scene.path().join("data/cargo"), "spices\n".repeat(50_000)).unwrap();
+        scene
+    })
+    .path()
+}
+
+fn squashfs() -> &'static Path {
+    static IMAGE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    &IMAGE
+        .get_or_init(|| {
+            let scene = tempfile::tempdir().unwrap();
+            let image = scene.path().join("image.sqsh");
+            let made = Command::new(crate::need::program("mksquashfs").unwrap())
+                .arg(tree())
+                .arg(&image)
+                .args(["-comp", "zstd", "-all-root", "-quiet", "-no-progress"])
+                .stdout(Stdio::null())
+                .status();
+            assert!(made.unwrap().success());
+            (scene, image)
+        })
+        .1
+}
+
+/// One job step on this node.
+struct Job {
+    id: String,
+    image: PathBuf,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Job {
+    fn new(image: &Path) -> Job {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Job {
+            id: format!("t{}-{number}", std::process::id()),
+            image: image.into(),
+            variables: Vec::new(),
+        }
+    }
+
+    fn tasks(self, count: u32) -> Job {
+        self.with("TASK_COUNT", count.to_string())
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Job {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    fn command(&self, rank: u32, words: &[&str]) -> Command {
+        let mut command = Command::new(task());
+        command.arg(&self.image).args(words);
+        self.surround(&mut command, rank);
+        command
+    }
+
+    fn surround(&self, command: &mut Command, rank: u32) {
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("SLURM_JOB_ID", &self.id)
+            .env("SLURM_STEP_ID", "0")
+            .env("SLURM_LOCALID", rank.to_string())
+            .envs(std::env::vars().filter(|(name, _)| name == "CARRACK_PRETEND_MISSING"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+    }
+
+    fn run(&self, rank: u32, words: &[&str]) -> Output {
+        self.command(rank, words).output().unwrap()
+    }
+
+    fn start(&self, rank: u32, words: &[&str]) -> Child {
+        self.command(rank, words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs a script under a process that is called as Slurm's is; `$TASK` starts a task.
+    fn step(&self, script: &str) -> Child {
+        let mut command = Command::new(slurmstepd());
+        self.surround(&mut command, 0);
+        command
+            .env(
+                "TASK",
+                format!("{} {}", task().display(), self.image.display()),
+            )
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Processes of this job: their environment has its name.
+    fn processes(&self) -> Vec<(u32, String)> {
+        let mark = format!("SLURM_JOB_ID={}\0", self.id);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if contains(&environment, mark.as_bytes()) {
+                let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                found.push((pid, name.trim().to_string()));
+            }
+        }
+        found
+    }
+
+    fn broker(&self) -> Option<u32> {
+        let named = |(pid, name): &(u32, String)| (name == "carrack-image").then_some(*pid);
+        self.processes().iter().find_map(named)
+    }
+
+    /// Entries of this job in the user's rendezvous directory.
+    fn entries(&self) -> Vec<String> {
+        let uid = nix::unistd::geteuid();
+        let prefix = format!("{}.", self.id);
+        ["/dev/shm", "/tmp", "/var/tmp"]
+            .iter()
+            .filter_map(|base| std::fs::read_dir(base).ok())
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name();
+                name.to_string_lossy()
+                    .starts_with(&format!("carrack-{uid}"))
+            })
+            .filter_map(|directory| std::fs::read_dir(directory.path()).ok())
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(&prefix))
+            .collect()
+    }
+
+    fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{}: no {what} after {PATIENCE:?}: processes {:?}, entries {:?}",
+                self.id,
+                self.processes(),
+                self.entries()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn processes_end(&self) {
+        self.wait_for("end of all processes", || {
+            self.processes().is_empty().then_some(())
+        });
+    }
+
+    fn nothing_is_left(&self) {
+        self.processes_end();
+        self.wait_for("end of the entry", || {
+            self.entries().is_empty().then_some(())
+        });
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// Bash by the name of Slurm's process.
+fn slurmstepd() -> &'static Path {
+    static COPY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    &COPY
+        .get_or_init(|| {
+            let scene = tempfile::tempdir().unwrap();
+            let path = scene.path().join("slurmstepd");
+            std::fs::copy("/bin/bash", &path).unwrap();
+            (scene, path)
+        })
+        .1
+}
+
+fn out(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_string()
+}
+
+fn outs(children: Vec<Child>) -> Vec<String> {
+    children
+        .into_iter()
+        .map(|child| out(&child.wait_with_output().unwrap()))
+        .collect()
+}
+
+/// Reads the first line that a child prints.
+fn first_line(child: &mut Child) -> String {
+    use std::io::{BufRead, BufReader};
+    let mut line = String::new();
+    let mut reader = BufReader::new(child.stdout.as_mut().unwrap());
+    reader.read_line(&mut line).unwrap();
+    line.trim().to_string()
+}
+
+const WHERE: [&str; 4] = [
+    "readlink",
+    "/proc/self/ns/user",
+    "/proc/self/ns/mnt",
+    "/proc/self/ns/net",
+];
+
+#[test]
+fn all_tasks_of_a_step_share_one_capsule() {
+    need!(Userns, Fuse, SquashfsTools);
+    for count in [2, 64, 128] {
+        let job = Job::new(squashfs()).tasks(count);
+        let children = (0..count).map(|rank| job.start(rank, &WHERE)).collect();
+        let mut places = outs(children);
+        places.dedup();
+        assert_eq!(places.len(), 1, "{count} tasks: {places:?}");
+        job.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_directory_is_shared_too() {
+    need!(Userns);
+    let job = Job::new(tree()).tasks(16);
+    let children = (0..16).map(|rank| job.start(rank, &WHERE)).collect();
+    let mut places = outs(children);
+    places.dedup();
+    assert_eq!(places.len(), 1, "{places:?}");
+    job.nothing_is_left();
+}
+
+#[test]
+fn a_task_that_comes_after_the_others_have_ended_finds_their_capsule() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(3);
+    let first = out(&job.run(0, &WHERE));
+    // The capsule has no process any more; only the count of tasks holds it.
+    assert_eq!(out(&job.run(2, &WHERE)), first);
+    // A task that starts a second command is still one task.
+    assert_eq!(out(&job.run(2, &WHERE)), first);
+    assert_eq!(out(&job.run(1, &WHERE)), first);
+    job.nothing_is_left();
+}
+
+#[test]
+fn without_a_count_the_capsule_lives_by_its_processes() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs());
+    let mut sleeper = job.start(0, &["sh", "-c", "echo in; exec sleep 60"]);
+    assert_eq!(first_line(&mut sleeper), "in");
+    let inside = std::fs::read_link(format!("/proc/{}/ns/mnt", sleeper.id())).unwrap();
+    let inside = inside.to_string_lossy().into_owned();
+    assert_eq!(out(&job.run(1, &["readlink", "/proc/self/ns/mnt"])), inside);
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    job.nothing_is_left();
+}
+
+#[test]
+fn jobs_images_and_plans_do_not_mix() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(2);
+    let other_job = Job::new(squashfs()).tasks(2);
+    let other_image = Job {
+        id: job.id.clone(),
+        ..Job::new(tree()).tasks(2)
+    };
+    let other_plan = Job {
+        id: job.id.clone(),
+        ..Job::new(squashfs()).tasks(2).with("TASK_UID", "0")
+    };
+    let jobs = [&job, &other_job, &other_image, &other_plan];
+    let first: Vec<String> = jobs.iter().map(|job| out(&job.run(0, &WHERE))).collect();
+    let second: Vec<String> = jobs.iter().map(|job| out(&job.run(1, &WHERE))).collect();
+    assert_eq!(first, second);
+    let mut distinct = first.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), jobs.len(), "{first:?}");
+    jobs.iter().for_each(|job| job.nothing_is_left());
+}
+
+#[test]
+fn the_step_ends_though_tasks_never_came() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(4);
+    let step = job.step("$TASK true; SLURM_LOCALID=1 $TASK true; :");
+    out(&step.wait_with_output().unwrap());
+    job.nothing_is_left();
+}
+
+#[test]
+fn what_a_task_leaves_running_still_reads_the_image() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(1);
+    let scene = tempfile::tempdir().unwrap();
+    let result = scene.path().join("result");
+    let script = format!(
+        "(sleep 0.5; tail -n 1 /data/cargo > {}) >/dev/null 2>&1 &",
+        result.display()
+    );
+    out(&job.run(0, &["sh", "-c", &script]));
+    job.nothing_is_left();
+    assert_eq!(std::fs::read_to_string(result).unwrap(), "spices\n");
+}
+
+#[test]
+fn neighbours_can_read_each_other() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(2);
+    let mut one = job.start(0, &["/opt/test/task", "show", "60"]);
+    let shown = first_line(&mut one);
+    let (pid, address) = shown.split_once(' ').unwrap();
+    let peek = ["/opt/test/task", "peek", pid, address];
+    assert_eq!(out(&job.run(1, &peek)), "ahoy");
+    let seen = out(&job.run(1, &["readlink", &format!("/proc/{pid}/fd/0")]));
+    assert_eq!(seen, "/dev/null");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    job.nothing_is_left();
+}
+
+#[test]
+fn a_capsule_can_be_attached_to_while_it_lives() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(1);
+    let mut sleeper = job.start(0, &["sh", "-c", "echo in; exec sleep 60"]);
+    first_line(&mut sleeper);
+    let attach = |words: &[&str]| {
+        let mut command = Command::new(task());
+        job.surround(&mut command, 0);
+        command
+            .args(["attach", &job.id])
+            .args(words)
+            .output()
+            .unwrap()
+    };
+    let inside = std::fs::read_link(format!("/proc/{}/ns/mnt", sleeper.id())).unwrap();
+    let there = out(&attach(&["readlink", "/proc/self/ns/mnt"]));
+    assert_eq!(there, inside.to_string_lossy());
+    let status = out(&attach(&[
+        "grep",
+        "-E",
+        "^(CapEff|CapBnd|NoNewPrivs)",
+        "/proc/self/status",
+    ]));
+    let zero = "0".repeat(16);
+    assert_eq!(
+        status,
+        format!("CapEff:\t{zero}\nCapBnd:\t{zero}\nNoNewPrivs:\t1")
+    );
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    job.nothing_is_left();
+    assert!(!attach(&["true"]).status.success());
+}
+
+#[test]
+fn makers_and_joiners_have_no_capability() {
+    need!(Userns, Fuse, SquashfsTools);
+    for uid in ["0", "1000"] {
+        let job = Job::new(squashfs()).tasks(2).with("TASK_UID", uid);
+        let look = ["grep", "-E", "^(Cap|NoNewPrivs|Uid)", "/proc/self/status"];
+        let (made, joined) = (out(&job.run(0, &look)), out(&job.run(1, &look)));
+        assert_eq!(made, joined);
+        assert!(made.contains(&format!("Uid:\t{uid}\t{uid}")), "{made}");
+        assert_eq!(made.matches("\t0000000000000000").count(), 5, "{made}");
+        assert!(made.contains("NoNewPrivs:\t1"), "{made}");
+        job.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_command_ends_as_if_nothing_were_around_it() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs());
+    assert_eq!(job.run(0, &["sh", "-c", "exit 42"]).status.code(), Some(42));
+    let killed = job.run(0, &["sh", "-c", "kill -SEGV $$"]);
+    assert_eq!(killed.status.signal(), Some(11));
+    let missing = job.run(0, &["no-such-command"]);
+    assert_eq!(missing.status.code(), Some(127));
+    let refused = job.run(0, &["/etc/passwd"]);
+    assert_eq!(refused.status.code(), Some(126));
+    // Also SIGPIPE, which Rust's start-up code ignores for this program's own use.
+    let look = ["SigIgn", "/proc/self/status"];
+    let plain = Command::new("grep").args(look).output().unwrap();
+    assert_eq!(out(&job.run(0, &["grep", look[0], look[1]])), out(&plain));
+    let broken = Job::new(Path::new("/no/such/image.sqsh")).run(0, &["true"]);
+    assert_eq!(broken.status.code(), Some(125));
+    job.nothing_is_left();
+}
+
+#[test]
+fn only_named_descriptors_are_kept() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).with("TASK_KEEP", "17");
+    let mut command = Command::new("bash");
+    job.surround(&mut command, 0);
+    let script = format!(
+        "exec {} {} bash -c 'echo /proc/self/fd/*; cat <&17' 17</etc/passwd 18</etc/passwd 19</",
+        task().display(),
+        job.image.display()
+    );
+    let output = command.args(["-c", &script]).output().unwrap();
+    let text = out(&output);
+    assert!(text.contains("/proc/self/fd/17"), "{text}");
+    assert!(!text.contains("/proc/self/fd/18"), "{text}");
+    assert!(text.contains("root:"), "{text}");
+    // A directory would be a way out, named or not.
+    let job = job.with("TASK_KEEP", "19");
+    let mut command = Command::new("bash");
+    job.surround(&mut command, 0);
+    let text = out(&command
+        .args(["-c", &script.replace("; cat <&17", "")])
+        .output()
+        .unwrap());
+    assert!(!text.contains("/proc/self/fd/19"), "{text}");
+    job.nothing_is_left();
+}
+
+#[test]
+fn missing_mount_points_are_added_and_the_root_stays_closed() {
+    need!(Userns, Fuse, SquashfsTools);
+    let scene = tempfile::tempdir().unwrap();
+    std::fs::write(scene.path().join("wind"), "west\n").unwrap();
+    let bind = |at: &str| format!("{}:{at}", scene.path().display());
+    for at in ["/made", "/made/deep", "/data/made", "/etc/a/b"] {
+        let job = Job::new(squashfs()).with("TASK_BIND", bind(at));
+        let wind = format!("{at}/wind");
+        assert_eq!(out(&job.run(0, &["cat", &wind])), "west", "{at}");
+        assert_eq!(out(&job.run(0, &["tail", "-n1", "/data/cargo"])), "spices");
+        for place in ["/", "/data/", "/etc/", at] {
+            let touched = job.run(0, &["touch", &format!("{place}/new")]);
+            let text = String::from_utf8_lossy(&touched.stderr);
+            assert!(
+                text.contains("Read-only file system"),
+                "{at} {place}: {text}"
+            );
+        }
+        job.nothing_is_left();
+    }
+    let job = Job::new(squashfs())
+        .with("TASK_BIND", bind("/made"))
+        .with("TASK_WRITABLE", "1");
+    assert_eq!(
+        out(&job.run(
+            0,
+            &["sh", "-c", "echo x > /data/new; cat /data/new /made/wind"]
+        )),
+        "x\nwest"
+    );
+    assert!(!job.run(0, &["cat", "/data/new"]).status.success());
+    job.nothing_is_left();
+}
+
+#[test]
+fn a_capsule_without_network_has_only_loopback() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(2).with("TASK_NETWORK", "none");
+    let first = out(&job.run(0, &WHERE));
+    assert_eq!(out(&job.run(1, &WHERE)), first);
+    let job = Job::new(squashfs()).with("TASK_NETWORK", "none");
+    let links = out(&job.run(0, &["tail", "-n", "+3", "/proc/net/dev"]));
+    assert!(links.trim_start().starts_with("lo:"), "{links}");
+    assert_eq!(links.lines().count(), 1, "{links}");
+    job.nothing_is_left();
+}
+
+#[test]
+fn a_hidden_device_is_hidden_from_one_task_only() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(2);
+    let reader = ["head", "-c0", "/dev/zero"];
+    let mut other = job.command(0, &reader);
+    let hidden = other.env("TASK_HIDE", "/dev/zero").output().unwrap();
+    let text = String::from_utf8_lossy(&hidden.stderr);
+    assert!(text.contains("Permission denied"), "{text}");
+    let seen = job.run(1, &reader);
+    assert!(seen.status.success(), "{seen:?}");
+    job.nothing_is_left();
+}
+
+#[test]
+fn a_broken_image_is_told_about() {
+    need!(Userns, Fuse);
+    let scene = tempfile::tempdir().unwrap();
+    let image = scene.path().join("broken.sqsh");
+    File::create(&image).unwrap().write_all(&[7; 4096]).unwrap();
+    let job = Job::new(&image).tasks(2);
+    let output = job.run(0, &["true"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text.contains("not a squashfs"), "{text}");
+    job.nothing_is_left();
+}
+
+mod as_root {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+
+    /// Other users may sit on every predictable name: the launch finds another one or says so, and never waits.
+    #[test]
+    fn names_taken_by_others_do_not_stop_a_step() {
+        need!(Root, Userns);
+        // A user that nobody else has, in a private /dev/shm and /tmp.
+        let uid = 70_000 + std::process::id() % 10_000;
+        let base = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(base.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let image = base.path().join("image");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(tree())
+            .arg(&image)
+            .status();
+        assert!(copied.unwrap().success());
+        std::fs::set_permissions(&image, PermissionsExt::from_mode(0o755)).unwrap();
+        let program = base.path().join("task");
+        std::fs::copy(task(), &program).unwrap();
+        let taken: Vec<PathBuf> = ["/dev/shm", "/tmp", "/var/tmp"]
+            .iter()
+            .map(|base| Path::new(base).join(format!("carrack-{uid}")))
+            .collect();
+        for (number, path) in taken.iter().enumerate() {
+            match number {
+                0 => std::fs::create_dir(path).unwrap(),
+                1 => std::os::unix::fs::symlink("/root", path).unwrap(),
+                _ => std::fs::write(path, "").unwrap(),
+            }
+        }
+        // The directory even looks right, except for its owner.
+        std::fs::set_permissions(&taken[0], PermissionsExt::from_mode(0o700)).unwrap();
+        chown(&taken[0], Some(0), Some(0)).unwrap();
+        let job = Job::new(&image).tasks(2);
+        let run = |rank: u32| {
+            let mut command = Command::new(&program);
+            command.arg(&image).args(WHERE);
+            job.surround(&mut command, rank);
+            command.uid(uid).gid(uid).output().unwrap()
+        };
+        assert_eq!(out(&run(0)), out(&run(1)));
+        job.processes_end();
+        for path in taken {
+            let _ = std::fs::remove_dir(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+        let _ = std::fs::remove_dir_all(format!("/dev/shm/carrack-{uid}.1"));
+    }
+}
