@@ -27,7 +27,7 @@ const STACK: usize = 512 << 10;
 /// A broken image is told about, but does not fill a disk.
 const MESSAGES_MAX: u32 = 20;
 /// More decoders than this only add memory.
-const THREADS_MAX: usize = 64;
+const THREADS_MAX: usize = 32;
 /// Holes are sent from here.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
