@@ -126,3 +126,328 @@ fn equal_layers_give_equal_bytes() {
     }
     assert!(images.iter().all(|image| *image == images[0]));
 }
+
+/// The image of one layer given as bytes.
+fn image_of(tar: Vec<u8>) -> Result<(Converted, Image)> {
+    Scene::new().convert(&inputs(&[tar]), &plain())
+}
+
+fn tar(build: impl FnOnce(&mut fixture::Tar)) -> Vec<u8> {
+    let mut tar = fixture::Tar::default();
+    build(&mut tar);
+    tar.finish()
+}
+
+#[test]
+fn hostile_and_broken_layers_are_refused_and_leave_nothing() {
+    let good = fixture::layer("f /a 644 @random 300000");
+    let gzip = fixture::gzip(&good);
+    let zstd = fixture::zstd(&good);
+    let deep = "d/".repeat(100_000);
+    for (what, bytes, why) in [
+        (
+            "gzip cut short",
+            gzip[..gzip.len() / 2].to_vec(),
+            "not valid gzip",
+        ),
+        (
+            "zstd cut short",
+            zstd[..zstd.len() / 2].to_vec(),
+            "not valid zstd",
+        ),
+        ("tar cut short", good[..1000].to_vec(), "truncated"),
+        ("tar cut in a header", good[..100].to_vec(), "truncated"),
+        ("no tar", b"hello ".repeat(200), "not a tar stream"),
+        ("html", b"<html>".repeat(200), "not a tar stream"),
+        ("xz", b"\xfd7zXZ\0 and so on".to_vec(), "compressed with xz"),
+        (
+            "a link instead of the root",
+            tar(|t| t.member(b'2', b".", b"/etc", 0o777, b"")),
+            "image's root",
+        ),
+        (
+            "a file instead of the root",
+            tar(|t| t.member(b'0', b"a/..", b"", 0o644, b"x")),
+            "image's root",
+        ),
+        (
+            "a long name",
+            tar(|t| t.member(b'0', &[b'n'; 256], b"", 0o644, b"")),
+            "the limit is 255 bytes",
+        ),
+        (
+            "a deep path",
+            tar(|t| t.member(b'5', deep.as_bytes(), b"", 0o755, b"")),
+            "the limit is 16384 bytes",
+        ),
+        (
+            "an empty target",
+            tar(|t| t.member(b'2', b"l", b"", 0o777, b"")),
+            "its target is empty",
+        ),
+        (
+            "a long target",
+            tar(|t| t.member(b'2', b"l", &[b't'; 5000], 0o777, b"")),
+            "the limit is 4095 bytes",
+        ),
+        (
+            "a huge extended header",
+            tar(|t| t.header(b'x', b"p", b"", 0o644, 1 << 40)),
+            "the limit is 4194304",
+        ),
+        (
+            "a file beyond the limit",
+            tar(|t| t.header(b'0', b"big", b"", 0o644, 1 << 50)),
+            "too large",
+        ),
+        (
+            "a link to nothing",
+            fixture::layer("h /a = /b"),
+            "hard link to nothing",
+        ),
+    ] {
+        let scene = Scene::new();
+        let error = scene
+            .convert(&inputs(&[bytes]), &plain())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{what}: {error}");
+        let left: Vec<_> = std::fs::read_dir(scene.packs().directory())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| {
+                !name.ends_with(".dat") && !name.ends_with(".idx") || name.starts_with('.')
+            })
+            .collect();
+        assert!(left.is_empty(), "{what} left {left:?}");
+    }
+}
+
+#[test]
+fn stated_digests_and_sizes_are_verified() {
+    let good = fixture::gzip(&fixture::layer("f /a 644 hello"));
+    type Change = fn(&mut LayerInput);
+    for (change, why) in [
+        (
+            (|layer| layer.digest = Some(Digest::of(b"x"))) as Change,
+            "digest does not match",
+        ),
+        (|layer| layer.size = Some(3), "longer than stated"),
+        (
+            |layer| layer.size = layer.size.map(|size| size + 1),
+            "truncated",
+        ),
+        (
+            |layer| layer.diff_id = Some(Digest::of(b"x")),
+            "diff id does not match",
+        ),
+    ] {
+        let scene = Scene::new();
+        let mut layers = inputs(std::slice::from_ref(&good));
+        layers.iter_mut().for_each(change);
+        let error = scene.convert(&layers, &plain()).map(|_| ()).unwrap_err();
+        assert!(
+            error
+                .what()
+                .starts_with("cannot convert layer 1 of 1 (`sha256:"),
+            "{error}"
+        );
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(
+            std::fs::read_dir(scene.packs().directory())
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+}
+
+#[test]
+fn odd_layers_are_read() {
+    let sparse = |t: &mut fixture::Tar, major: bool| {
+        if major {
+            t.pax(b"GNU.sparse.major", b"1");
+            t.pax(b"GNU.sparse.minor", b"0");
+            t.pax(b"GNU.sparse.realsize", b"400000");
+        } else {
+            t.pax(b"GNU.sparse.size", b"400000");
+            t.pax(b"GNU.sparse.numblocks", b"2");
+            t.pax(b"GNU.sparse.map", b"200000,5,300000,3");
+        }
+        t.pax(b"GNU.sparse.name", b"real-name");
+        let mut content = Vec::new();
+        if major {
+            content = b"2\n200000\n5\n300000\n3\n".to_vec();
+            content.resize(512, 0);
+        }
+        content.extend(b"helloyou");
+        t.member(b'0', b"GNUSparseFile.1/x", b"", 0o644, &content);
+    };
+    let mut expected = vec![0; 400_000];
+    expected[200_000..200_005].copy_from_slice(b"hello");
+    expected[300_000..300_003].copy_from_slice(b"you");
+    for major in [true, false] {
+        let (_, image) = image_of(tar(|t| sparse(t, major))).unwrap();
+        let inode = image.find(b"/real-name").unwrap().unwrap();
+        let mut read = Vec::new();
+        image
+            .read_all(&inode, &mut |bytes| {
+                read.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+        assert!(read == expected, "major {major}");
+    }
+
+    // What PAX says of the size counts: the second member is content of the first, not a file.
+    let smuggled = fixture::layer("f /smuggled 644 x");
+    let (_, image) = image_of(tar(|t| {
+        t.pax(b"size", smuggled.len().to_string().as_bytes());
+        t.header(b'x', b"pax", b"", 0o644, 0);
+        t.member(b'0', b"honest", b"", 0o644, b"");
+        t.content(&smuggled);
+    }))
+    .unwrap();
+    assert!(image.find(b"/smuggled").unwrap().is_none());
+    assert_eq!(
+        image.find(b"/honest").unwrap().unwrap().size(),
+        smuggled.len() as u64
+    );
+
+    for (what, bytes) in [
+        ("no bytes at all", Vec::new()),
+        ("no entries", tar(|_| ())),
+        ("gzip of nothing", fixture::gzip(b"")),
+    ] {
+        let (_, image) = image_of(bytes).unwrap();
+        assert_eq!(image.dump(false).unwrap(), "d 0755 0:0 0 0 2 /\n", "{what}");
+    }
+
+    // Two gzip members, and an archive without its end mark.
+    let whole = fixture::layer("f /a 644 @random 200000\nf /b 644 x");
+    let cut = whole.len() - 1024;
+    let members = [
+        fixture::gzip(&whole[..70_000]),
+        fixture::gzip(&whole[70_000..cut]),
+    ]
+    .concat();
+    let (converted, image) = image_of(members).unwrap();
+    assert_eq!(converted.diff_ids, [Digest::of(&whole[..cut])]);
+    assert_eq!(image.find(b"/a").unwrap().unwrap().size(), 200_000);
+}
+
+#[test]
+fn what_is_dropped_is_counted() {
+    let bytes = tar(|t| {
+        t.pax(b"SCHILY.xattr.security.capability", b"x");
+        t.pax(b"SCHILY.xattr.trusted.overlay", b"y");
+        t.pax(b"SCHILY.xattr.user.kept", b"z");
+        t.member(b'0', b"a", b"", 0o644, b"x");
+        t.member(b'3', b"null", b"", 0o666, b"");
+        t.member(b'4', b"disk", b"", 0o666, b"");
+        for name in [b"b", b"c"] {
+            t.header(b'x', b"pax", b"", 0o644, 4);
+            t.content(b"junk");
+            t.member(b'0', name, b"", 0o644, b"");
+        }
+    });
+    let options = Options {
+        threads: 2,
+        ..Options::default()
+    };
+    let (converted, image) = Scene::new().convert(&inputs(&[bytes]), &options).unwrap();
+    let notes: Vec<_> = converted
+        .notes
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "devices 2",
+            "malformed-pax 2",
+            "mount-files 5",
+            "mount-points 12",
+            "xattrs 2"
+        ]
+    );
+    assert_eq!(converted.warnings.len(), 1, "{:?}", converted.warnings);
+    let text = image.dump(false).unwrap();
+    assert!(text.contains("f 0644 0:0 1 0 1 /a user.kept=z\n"), "{text}");
+    assert!(text.contains("d 1777 0:0 0 0 2 /var/tmp\n"), "{text}");
+    assert!(
+        text.contains("f 0644 0:0 0 0 1 /etc/resolv.conf\n"),
+        "{text}"
+    );
+    assert!(!text.contains("null"), "{text}");
+}
+
+#[test]
+fn a_broken_pack_is_made_again() {
+    let scene = Scene::new();
+    let bytes = fixture::layer("f /a 644 @random 300000\nf /b 644 x");
+    let mut layers = inputs(std::slice::from_ref(&bytes));
+    layers[0].diff_id = Some(Digest::of(&bytes));
+    scene.convert(&layers, &plain()).unwrap();
+    let first = scene.bytes();
+    for (extension, damage) in [("idx", 40), ("dat", 0), ("idx", 0)] {
+        let packs = std::fs::read_dir(scene.packs().directory()).unwrap();
+        for path in packs.map(|entry| entry.unwrap().path()) {
+            if path.extension().is_some_and(|found| found == extension) {
+                let whole = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &whole[..damage]).unwrap();
+            }
+        }
+        scene.convert(&layers, &plain()).unwrap();
+        assert!(scene.bytes() == first, "after a broken {extension}");
+    }
+}
+
+#[test]
+fn equal_layers_at_the_same_time_are_packed_once() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let scene = Scene::new();
+    let bytes = fixture::layer("f /a 644 @random 3000000");
+    let opened = Arc::new(AtomicUsize::new(0));
+    let layer = || LayerInput {
+        digest: None,
+        size: None,
+        diff_id: Some(Digest::of(&bytes)),
+        media_type: String::new(),
+        open: {
+            let (bytes, opened) = (bytes.clone(), Arc::clone(&opened));
+            Box::new(move || {
+                opened.fetch_add(1, Ordering::SeqCst);
+                Ok(Box::new(std::io::Cursor::new(bytes.clone())))
+            })
+        },
+    };
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (packs, layers) = (scene.packs(), [layer(), layer()]);
+            let output = scene.directory.path().join(format!("{number}.sqsh"));
+            scope.spawn(move || convert(&layers, &packs, &output, &plain(), &Silent).unwrap());
+        }
+    });
+    assert_eq!(opened.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn packs_that_are_not_kept_leave_nothing() {
+    let scene = Scene::new();
+    let options = Options {
+        keep_packs: false,
+        ..plain()
+    };
+    scene
+        .convert(&inputs(&[fixture::layer("f /a 644 x")]), &options)
+        .unwrap();
+    assert_eq!(
+        std::fs::read_dir(scene.packs().directory())
+            .unwrap()
+            .count(),
+        0
+    );
+}
