@@ -106,6 +106,15 @@ impl Environment {
     }
 }
 
+/// One table on top of another: lists grow, tables merge by key, all else is replaced.
+pub fn merge(below: &[Pair], above: &[Pair]) -> Vec<Pair> {
+    let mut merged = below.to_vec();
+    for pair in above {
+        put(&mut merged, pair.clone());
+    }
+    merged
+}
+
 fn put(pairs: &mut Vec<Pair>, above: Pair) {
     let Some(below) = pairs.iter_mut().find(|pair| pair.name == above.name) else {
         pairs.push(above);

@@ -3,9 +3,11 @@
 //! The texts are `carrack-slurm`'s; this module looks at files, the store and Slurm's commands. Deliberately absent:
 //! printing, which is the fronts' part.
 
+pub mod assemble;
 pub mod crate_export;
 pub mod environment;
 pub mod files;
 pub mod journal;
 pub mod queue;
 pub mod run_record;
+pub mod words;

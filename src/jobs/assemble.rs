@@ -1,0 +1,694 @@
+//! A job file or a command line, and the images it names → the script's value and what the checks look at.
+//!
+//! Container options are validated here through the launcher's own table, so that a typing mistake fails at the desk.
+//! Deliberately absent: the registry and the store, which the caller asks through one function.
+
+use super::environment;
+use super::words::Words;
+use crate::error::{Error, Result};
+use crate::image::store::Stored;
+use crate::launch::options::{self, OPTIONS, Shape};
+use crate::launch::request::{Origin, Request};
+use carrack_slurm::document::{Mistake, Pair};
+use carrack_slurm::edf;
+use carrack_slurm::job::{
+    Container, Direction, ImageOn, Job, Run, Setting, Step, StepContainer, StepLauncher,
+};
+use carrack_slurm::quote;
+use carrack_slurm::script::{InContainer, RunsOn, Script, ScriptStep, file_name};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// An image as the script names it.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// With its digest, or the absolute path of a file that stays where it is.
+    pub text: String,
+    /// What the store knows of it; absent when the image was not brought in.
+    pub stored: Option<Stored>,
+}
+
+/// One container's options, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub image: Option<(String, usize)>,
+    /// As flags; variables are live.
+    pub flags: Vec<String>,
+    /// What they ask for, with variables of this machine where the job's are not known yet.
+    pub request: Request,
+    /// The line of each mount in the request.
+    pub mount_lines: Vec<usize>,
+}
+
+/// What a step will run, for the checks.
+#[derive(Clone, Debug)]
+pub struct CheckedStep {
+    pub step: Step,
+    /// Absent on the bare node.
+    pub container: Option<(Pinned, Options)>,
+}
+
+/// A job that is ready to be written.
+#[derive(Clone, Debug)]
+pub struct Assembled {
+    pub job: Job,
+    pub script: Script,
+    pub steps: Vec<CheckedStep>,
+    pub images: Vec<Pinned>,
+    /// The job file's name in messages.
+    pub label: String,
+}
+
+/// Where the job's text comes from.
+pub enum Source<'a> {
+    File { path: &'a Path, text: &'a str },
+    Words,
+}
+
+impl Source<'_> {
+    pub fn label(&self) -> String {
+        match self {
+            Source::File { path, .. } => path.display().to_string(),
+            Source::Words => "the command line".to_string(),
+        }
+    }
+}
+
+pub fn assemble(
+    source: &Source<'_>,
+    words: &Words,
+    resolve: &mut dyn FnMut(&str) -> Result<Pinned>,
+) -> Result<Assembled> {
+    let label = source.label();
+    let mut job = match source {
+        Source::File { text, .. } => {
+            Job::parse(text).map_err(|mistake| environment::explain(&label, mistake))?
+        }
+        Source::Words => from_words(words),
+    };
+    for setting in &words.sbatch {
+        job.options.retain(|known| known.name != setting.name);
+        job.options.push(setting.clone());
+    }
+    if let (Source::File { .. }, Some(setting)) = (source, words.srun.first()) {
+        return Err(
+            Error::usage(format!("`--{}` is an option of srun", setting.name))
+                .hint("write it under `[[step]]` of the job file"),
+        );
+    }
+    let array = job.option("array").is_some();
+    let name = name(&mut job, source, words);
+    if job.option("output").is_none() {
+        job.options.push(Setting {
+            name: "output",
+            value: Some(format!("{}.out", Script::output_stem(&name, array))),
+            line: 0,
+        });
+    }
+    if let Some(signal) = warning_signal(&job) {
+        job.options.push(signal);
+    }
+
+    let empty = Container::default();
+    let base = job.container.as_ref().unwrap_or(&empty);
+    let whole = read_options(&base.pairs, &words.container, &label)?;
+    let mut images: Vec<(String, Pinned)> = Vec::new();
+    let mut pin = |image: &Option<(String, usize)>, line: usize| -> Result<Pinned> {
+        let Some((image, line)) = image.as_ref().map(|(image, line)| (image.as_str(), *line))
+        else {
+            let mistake = Mistake::new(line, "`[container]` has no `image`");
+            return Err(environment::explain(&label, mistake));
+        };
+        if let Some((_, known)) = images.iter().find(|(known, _)| known == image) {
+            return Ok(known.clone());
+        }
+        let pinned = resolve(image).map_err(|error| {
+            let place = if line > 0 {
+                format!("{label}:{line}")
+            } else {
+                label.clone()
+            };
+            error.while_doing(format!("cannot use the image `{image}` of `{place}`"))
+        })?;
+        images.push((image.to_string(), pinned.clone()));
+        Ok(pinned)
+    };
+
+    let mut steps = Vec::new();
+    let mut checked = Vec::new();
+    let mut main_image = None;
+    for step in steps_of(&job) {
+        let container = match &step.container {
+            StepContainer::None => None,
+            StepContainer::Same => {
+                let pinned = pin(&whole.image, base.line)?;
+                main_image.get_or_insert_with(|| pinned.clone());
+                Some((pinned, whole.clone(), InContainer::Same))
+            }
+            StepContainer::Changed(changed) => {
+                let pairs = edf::merge(&base.pairs, &changed.pairs);
+                let own = read_options(&pairs, &words.container, &label)?;
+                let pinned = pin(&own.image, changed.line)?;
+                let own_in = InContainer::Own {
+                    image: Some(pinned.text.clone()),
+                    options: own.flags.clone(),
+                };
+                Some((pinned, own, own_in))
+            }
+        };
+        steps.push(ScriptStep {
+            name: step.name.clone(),
+            command: step.command.clone(),
+            launcher: step.launcher,
+            options: step.options.clone(),
+            environment: step.environment.clone(),
+            container: container
+                .as_ref()
+                .map_or(InContainer::No, |(_, _, inside)| inside.clone()),
+        });
+        checked.push(CheckedStep {
+            container: container.map(|(pinned, options, _)| (pinned, options)),
+            step,
+        });
+    }
+    let images: Vec<Pinned> = images.into_iter().map(|(_, pinned)| pinned).collect();
+    let stored = main_image
+        .as_ref()
+        .and_then(|image: &Pinned| image.stored.clone());
+    let script = Script {
+        made_by: made_by(source),
+        notes: Vec::new(),
+        options: job.options.clone(),
+        components: job.components.clone(),
+        program_dir: program_directory(),
+        image: main_image.map(|image| image.text),
+        image_file: match job.image_on {
+            ImageOn::Shared => None,
+            ImageOn::Node => stored.and_then(|stored| image_file(&stored)),
+        },
+        image_on: job.image_on,
+        environment: job.environment.clone(),
+        container: whole.flags,
+        stages: job.stages.clone(),
+        steps,
+        array,
+        runs_on: if words.local {
+            RunsOn::Here
+        } else {
+            RunsOn::Slurm
+        },
+        name,
+    };
+    Ok(Assembled {
+        job,
+        script,
+        steps: checked,
+        images,
+        label,
+    })
+}
+
+/// A job of one step from the command line alone.
+fn from_words(words: &Words) -> Job {
+    let program = words
+        .command
+        .first()
+        .and_then(|program| Path::new(program).file_name());
+    Job {
+        container: Some(Container {
+            pairs: words
+                .image
+                .iter()
+                .map(|image| Pair {
+                    name: "image".to_string(),
+                    value: carrack_slurm::document::Value::Text(image.replace('$', "$$")),
+                    line: 0,
+                })
+                .collect(),
+            line: 0,
+        }),
+        steps: vec![Step {
+            name: program.map_or("run".to_string(), |name| file_name(&name.to_string_lossy())),
+            command: if words.command.is_empty() {
+                Run::Image
+            } else {
+                Run::Words(words.command.clone())
+            },
+            launcher: StepLauncher::Srun,
+            container: StepContainer::Same,
+            options: words.srun.clone(),
+            environment: Vec::new(),
+            line: 0,
+        }],
+        ..Job::default()
+    }
+}
+
+/// An image without steps runs what it runs by default.
+fn steps_of(job: &Job) -> Vec<Step> {
+    if !job.steps.is_empty() {
+        return job.steps.clone();
+    }
+    vec![Step {
+        name: "run".to_string(),
+        command: Run::Image,
+        launcher: StepLauncher::Srun,
+        container: StepContainer::Same,
+        options: Vec::new(),
+        environment: Vec::new(),
+        line: job.container.as_ref().map_or(0, |container| container.line),
+    }]
+}
+
+/// The job's name; one that nobody gave is made different each time, so that `logs NAME` finds one job.
+fn name(job: &mut Job, source: &Source<'_>, words: &Words) -> String {
+    if let Some(name) = job
+        .option("job-name")
+        .and_then(|setting| setting.value.clone())
+    {
+        return name;
+    }
+    let stem = match source {
+        Source::File { path, .. } => path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned()),
+        Source::Words => words.image.as_deref().map(|image| {
+            let last = image.rsplit('/').next().unwrap_or(image);
+            last.split([':', '@', '#'])
+                .next()
+                .unwrap_or(last)
+                .to_string()
+        }),
+    };
+    let stem = file_name(&stem.unwrap_or_default());
+    let moment = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let mixed = moment.as_nanos() ^ u128::from(std::process::id()).rotate_left(17);
+    let name = format!("{stem}-{:05x}", mixed % 0x10_0000);
+    job.options.insert(
+        0,
+        Setting {
+            name: "job-name",
+            value: Some(name.clone()),
+            line: 0,
+        },
+    );
+    name
+}
+
+fn made_by(source: &Source<'_>) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match source {
+        Source::File { path, .. } => {
+            let file = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            format!("carrack {version} from {}", file.unwrap_or_default())
+        }
+        Source::Words => format!("carrack {version}"),
+    }
+}
+
+/// Results must be brought home before the time is over, and Slurm's usual half minute may be too short for that.
+fn warning_signal(job: &Job) -> Option<Setting> {
+    let brings_home = job
+        .stages
+        .iter()
+        .any(|stage| stage.direction == Direction::Out);
+    let limit = job
+        .option("time")
+        .and_then(|setting| minutes(setting.value.as_deref()?));
+    // Slurm may send it a minute early; a short job should not lose most of its time.
+    if !brings_home || job.option("signal").is_some() || limit.is_some_and(|limit| limit < 20) {
+        return None;
+    }
+    Some(Setting {
+        name: "signal",
+        value: Some("B:TERM@120".to_string()),
+        line: 0,
+    })
+}
+
+/// sbatch's forms of a time limit, in whole minutes.
+fn minutes(text: &str) -> Option<u64> {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let (days, rest) = match text.split_once('-') {
+        Some((days, rest)) => (number(days)?, rest),
+        None => (0, text),
+    };
+    let parts: Vec<u64> = rest.split(':').map(number).collect::<Option<_>>()?;
+    let clock = match (text.contains('-'), parts.as_slice()) {
+        (true, [hours]) => hours.checked_mul(60)?,
+        (true, [hours, minutes] | [hours, minutes, _]) => {
+            hours.checked_mul(60)?.checked_add(*minutes)?
+        }
+        (false, [minutes] | [minutes, _]) => *minutes,
+        (false, [hours, minutes, _]) => hours.checked_mul(60)?.checked_add(*minutes)?,
+        _ => return None,
+    };
+    days.checked_mul(24 * 60)?.checked_add(clock)
+}
+
+/// Options of a container from its keys, then the command line's.
+fn read_options(pairs: &[Pair], flags: &[(String, String)], label: &str) -> Result<Options> {
+    let mut found = Options::default();
+    // Environments come below what stands beside them, wherever the key is written.
+    for pair in pairs
+        .iter()
+        .filter(|pair| matches!(pair.name.as_str(), "base_environment" | "environment"))
+    {
+        for word in pair
+            .texts()
+            .map_err(|mistake| environment::explain(label, mistake))?
+        {
+            found.environment(&word, pair.line)?;
+        }
+    }
+    for (_, word) in flags.iter().filter(|(name, _)| name == "environment") {
+        found.environment(word, 0)?;
+    }
+    let keys = edf::options(pairs).map_err(|mistake| environment::explain(label, mistake))?;
+    for (name, value, line) in keys {
+        if !matches!(name.as_str(), "base_environment" | "environment") {
+            found.add(&Origin::File(label.to_string()), &name, &value, line, label)?;
+        }
+    }
+    for (name, value) in flags.iter().filter(|(name, _)| name != "environment") {
+        // The shell has expanded these already.
+        found.add(&Origin::Flag, name, &value.replace('$', "$$"), 0, label)?;
+    }
+    Ok(found)
+}
+
+impl Options {
+    fn environment(&mut self, word: &str, line: usize) -> Result<()> {
+        for (name, value) in environment::load(word)? {
+            let value = value.to_string_lossy().replace('$', "$$");
+            self.add(&Origin::File(word.to_string()), &name, &value, line, word)?;
+        }
+        Ok(())
+    }
+
+    /// One option: checked by the launcher's table, then kept as a flag.
+    fn add(
+        &mut self,
+        origin: &Origin,
+        name: &str,
+        value: &str,
+        line: usize,
+        label: &str,
+    ) -> Result<()> {
+        let folded = name.replace('_', "-");
+        let spec = OPTIONS.iter().find(|option| {
+            option.name == folded
+                || option.key.replace('_', "-") == folded
+                || option.off == Some(folded.as_str())
+        });
+        let before = self.request.mounts.len();
+        options::apply(
+            &mut self.request,
+            origin,
+            [(name, OsString::from(here(value)))],
+        )
+        .map_err(|error| {
+            if line > 0 {
+                error.while_doing(format!("cannot use `{label}:{line}`"))
+            } else {
+                error
+            }
+        })?;
+        self.mount_lines.resize(
+            self.mount_lines.len() + self.request.mounts.len() - before,
+            line,
+        );
+        let Some(spec) = spec else { return Ok(()) };
+        if spec.name == "image" {
+            self.image = Some((here(value), line));
+            return Ok(());
+        }
+        let off = spec.off == Some(folded.as_str());
+        let yes = match value.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Some(!off),
+            "0" | "false" | "no" | "off" => Some(off),
+            _ => None,
+        };
+        match (spec.shape, yes) {
+            (Shape::Value(_), _) => self
+                .flags
+                .extend([format!("--{}", spec.name), value.to_string()]),
+            (_, Some(true)) => self.flags.push(format!("--{}", spec.name)),
+            (_, Some(false)) => self.flags.extend(spec.off.map(|off| format!("--{off}"))),
+            (_, None) => self.flags.push(format!("--{}={value}", spec.name)),
+        }
+        Ok(())
+    }
+}
+
+/// A value as it would be here: this machine's variables, and a stand-in for those that only the job has.
+fn here(value: &str) -> String {
+    let mut text = value.to_string();
+    for name in quote::variables(value) {
+        let known = std::env::var(name).unwrap_or_else(|_| "/x".to_string());
+        text = text
+            .replace(&format!("${{{name}}}"), &known)
+            .replace(&format!("${name}"), &known);
+    }
+    text.replace("$$", "$")
+}
+
+/// Where `carrack` is, unless every machine looks there anyway.
+fn program_directory() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    let directory = program.parent()?.to_str()?.to_string();
+    let usual = ["/usr/bin", "/bin", "/usr/local/bin"];
+    (!usual.contains(&directory.as_str())).then_some(directory)
+}
+
+/// The image's file and its hash, for copies on the nodes.
+fn image_file(stored: &Stored) -> Option<(String, String)> {
+    use sha2::Digest;
+    let mut file = std::fs::File::open(&stored.path).ok()?;
+    let mut hash = sha2::Sha256::new();
+    std::io::copy(&mut file, &mut HashWriter(&mut hash)).ok()?;
+    let hex: String = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Some((stored.path.to_str()?.to_string(), hex))
+}
+
+struct HashWriter<'a>(&'a mut sha2::Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        use sha2::Digest;
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Assembled {
+    /// The path of the record, with sbatch's patterns.
+    pub fn record_pattern(&self) -> String {
+        format!(
+            "{}.json",
+            Script::output_stem(&self.script.name, self.script.array)
+        )
+    }
+
+    pub fn output_pattern(&self) -> String {
+        self.job
+            .option("output")
+            .and_then(|setting| setting.value.clone())
+            .unwrap_or_default()
+    }
+
+    /// Where the job runs.
+    pub fn directory(&self, here: &Path) -> PathBuf {
+        match self
+            .job
+            .option("chdir")
+            .and_then(|setting| setting.value.as_deref())
+        {
+            Some(directory) => here.join(directory),
+            None => here.to_path_buf(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assembled(text: &str, words: &str) -> Result<Assembled> {
+        let mut all: Vec<String> = words
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(str::to_string)
+            .collect();
+        let source = if text.is_empty() {
+            Source::Words
+        } else {
+            all.push("j.toml".to_string());
+            Source::File {
+                path: Path::new("dir/j.toml"),
+                text,
+            }
+        };
+        assemble(&source, &Words::parse(&all)?, &mut |image| {
+            if image == "missing" {
+                return Err(Error::new("no such image"));
+            }
+            Ok(Pinned {
+                text: format!("{image}@sha256:1"),
+                stored: None,
+            })
+        })
+    }
+
+    #[test]
+    fn container_keys_become_flags() {
+        let found = assembled(
+            "[job]\nname = 'x'\n[container]\nimage = 'a'\nmounts = ['/a:/b:ro', '$TMPDIR/x:/y']\nworkdir = '/w'\nwritable = true\nhome = false\n\
+             [container.env]\nA = '1'\nB = ''\n[[step]]\ncommand = ['x']\n[[step]]\ncommand = ['y']\ncontainer = { image = 'b', mounts = ['/c'], writable = false }\n",
+            "",
+        )
+        .expect("it assembles");
+        let expected = [
+            "--bind",
+            "/a:/b:ro",
+            "--bind",
+            "$TMPDIR/x:/y",
+            "--workdir",
+            "/w",
+            "--writable",
+            "--no-home",
+            "--env",
+            "A=1",
+            "--unset-env",
+            "B",
+        ];
+        assert_eq!(found.script.container, expected);
+        assert_eq!(found.script.image.as_deref(), Some("a@sha256:1"));
+        let InContainer::Own { image, options } = &found.script.steps[1].container else {
+            panic!("not its own")
+        };
+        assert_eq!(image.as_deref(), Some("b@sha256:1"));
+        assert!(
+            options.windows(2).any(|pair| pair == ["--bind", "/c"]),
+            "{options:?}"
+        );
+        assert!(options.contains(&"--read-only".to_string()), "{options:?}");
+        assert_eq!(found.images.len(), 2);
+        assert_eq!(
+            found.steps[0]
+                .container
+                .as_ref()
+                .map(|(_, options)| options.mount_lines.clone()),
+            Some(vec![5, 5])
+        );
+    }
+
+    #[test]
+    fn words_alone_are_a_job() {
+        let found = assembled(
+            "",
+            "-N 2 --mpi=pmix --bind /a$HOME docker://r/a/app:v1 -- ./x y",
+        )
+        .expect("it assembles");
+        let options: Vec<String> = found.script.options.iter().map(Setting::argument).collect();
+        assert!(options[0].starts_with("--job-name=app-"), "{options:?}");
+        assert_eq!(options[1], "--nodes=2");
+        assert!(
+            options[2].starts_with("--output=app-") && options[2].ends_with("-%j.out"),
+            "{options:?}"
+        );
+        assert_eq!(found.script.container, ["--bind", "/a$$HOME"]);
+        assert_eq!(found.script.steps[0].options[0].argument(), "--mpi=pmix");
+        assert_eq!(found.script.steps[0].name, "x");
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let found = assembled(
+            "[job]\nname='x'\nnodes=2\n[container]\nimage='a'\nworkdir='/a'\n",
+            "-N 4 --workdir /b",
+        )
+        .expect("it assembles");
+        assert_eq!(
+            found
+                .job
+                .option("nodes")
+                .and_then(|setting| setting.value.clone()),
+            Some("4".to_string())
+        );
+        assert_eq!(found.script.container[2..], ["--workdir", "/b"]);
+    }
+
+    #[test]
+    fn mistakes_name_the_line() {
+        let rows = [
+            (
+                "[container]\nimage='missing'\n",
+                "cannot use the image `missing` of `dir/j.toml:2`",
+            ),
+            ("[container]\nmounts=['/a']\n", "cannot use `dir/j.toml:1`"),
+            (
+                "[container]\nimage='a'\nmonuts=['/a']\n",
+                "cannot use `dir/j.toml:3`",
+            ),
+            (
+                "[container]\nimage='a'\ngpu='some'\n",
+                "cannot use `dir/j.toml:3`",
+            ),
+            ("[container]\nimage=\n", "cannot use `dir/j.toml:2`"),
+        ];
+        for (text, what) in rows {
+            assert_eq!(assembled(text, "").expect_err(text).what(), what, "{text}");
+        }
+    }
+
+    #[test]
+    fn results_get_time_to_come_home() {
+        let text = |time: &str| {
+            format!("[job]\n{time}\n[container]\nimage='a'\n[[stage]]\nout='x'\nto='y'\n")
+        };
+        let rows = [
+            ("", true),
+            ("time='01:00:00'", true),
+            ("time=10", false),
+            ("signal='USR1@60'", false),
+        ];
+        for (time, expected) in rows {
+            let found = assembled(&text(time), "").expect("it assembles");
+            let signal = found
+                .job
+                .option("signal")
+                .and_then(|setting| setting.value.clone());
+            assert_eq!(signal.as_deref() == Some("B:TERM@120"), expected, "{time}");
+        }
+    }
+
+    #[test]
+    fn time_limits() {
+        let rows = [
+            ("30", Some(30)),
+            ("30:10", Some(30)),
+            ("1:30:00", Some(90)),
+            ("2-0", Some(2880)),
+            ("1-1:30", Some(1530)),
+            ("1-1:30:10", Some(1530)),
+            ("UNLIMITED", None),
+            ("1:2:3:4", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(minutes(text), expected, "{text}");
+        }
+    }
+}
