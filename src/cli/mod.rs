@@ -20,6 +20,8 @@ pub mod progress;
 pub mod pull;
 pub mod record;
 pub mod rm;
+pub mod script;
+pub mod submit;
 pub mod table;
 pub mod tag;
 pub mod verify;
@@ -62,7 +64,7 @@ commands! {
     }
     "Accounts of registries" { Login login, Logout logout }
     "Inside an image" {}
-    "Slurm jobs" { Record record }
+    "Slurm jobs" { Script script, Submit submit, Record record }
     "This installation" { Config config, Completions completions, Man man }
 }
 

@@ -1,0 +1,443 @@
+//! `carrack submit`: from a job file or a command line into Slurm's queue, with everything checked that can be.
+
+use super::progress::Watch;
+use super::script::LongCommon;
+use super::{Common, output};
+use crate::config::Settings;
+use crate::error::{Context, Error, Result, printable};
+use crate::image::pull::{self, host_platform, source_settings};
+use crate::image::reference::Reference;
+use crate::image::store::{Store, now_text};
+use crate::jobs::assemble::{Assembled, Pinned, Source, assemble};
+use crate::jobs::check::{self, Cluster, Finding, Weight};
+use crate::jobs::journal::{Journal, Submission};
+use crate::jobs::queue;
+use crate::jobs::words::Words;
+use carrack_slurm::job::Text;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Submit a job file, or a command in an image, to Slurm
+///
+/// The image is pulled if needed and pinned by digest; the script is kept and its path printed with the job's number.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Options (sbatch's long and short ones are all known; so are srun's and those of `carrack exec`):\n  \
+    --dry-run   Prepare and check everything, submit nothing\n  \
+    --force     Submit in spite of what the checks found\n  \
+    --local     Run on this machine, without Slurm\n  \
+    --refresh   Ask the registry whether the tag has moved, even if the image is in the store\n  \
+    --json      Print JSON\n\n\
+    Examples:\n  carrack submit wrf.toml\n  carrack submit prepare.toml wrf.toml -A project\n  \
+    carrack submit -N 2 --ntasks-per-node=2 --mpi=pmix registry.site/app:v1 -- ./app input.nml"
+)]
+pub struct Args {
+    /// Job files, or options and an image: `-N 2 --mpi=pmix IMAGE -- ./program`
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "JOB.toml | OPTIONS IMAGE -- COMMAND"
+    )]
+    words: Vec<String>,
+    #[command(flatten)]
+    pub common: LongCommon,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let words = Words::parse(&args.words)?;
+    let desk = Desk::open(&words, args.common.common)?;
+    let mut submitted: Vec<Submission> = Vec::new();
+    let files: Vec<Option<&Path>> = match words.files.as_slice() {
+        [] => vec![None],
+        files => files.iter().map(|file| Some(file.as_path())).collect(),
+    };
+    for file in files {
+        match desk.submit(file, &words, &submitted)? {
+            Done::Submitted(submission) => submitted.push(*submission),
+            Done::Ran(code) if code != 0 => return Ok(ExitCode::from(code)),
+            Done::Ran(_) | Done::Dry => {}
+        }
+    }
+    if words.json {
+        output::print_json(&submitted)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What became of one job file.
+enum Done {
+    Submitted(Box<Submission>),
+    Ran(u8),
+    Dry,
+}
+
+/// The login node's side of a submission: settings, store and the current directory.
+pub struct Desk {
+    common: Common,
+    settings: Settings,
+    store: Store,
+    here: PathBuf,
+    refresh: bool,
+    local: bool,
+}
+
+impl Desk {
+    pub fn open(words: &Words, mut common: Common) -> Result<Desk> {
+        common.quiet |= words.quiet;
+        common.verbose = common.verbose.max(u8::from(words.verbose));
+        if words.store.is_some() {
+            common.store.clone_from(&words.store);
+        }
+        let settings = common.settings()?;
+        Ok(Desk {
+            store: common.store_of(&settings)?,
+            settings,
+            common,
+            here: std::env::current_dir().or_say(|| "cannot tell the current directory")?,
+            refresh: words.refresh,
+            local: words.local,
+        })
+    }
+
+    /// Reads a job file (or the words alone) and brings its images in.
+    pub fn assemble(
+        &self,
+        file: Option<&Path>,
+        words: &Words,
+        environment: Vec<(String, String)>,
+    ) -> Result<Assembled> {
+        let text = match file {
+            Some(file) => std::fs::read_to_string(file)
+                .or_say(|| format!("cannot read the job file `{}`", file.display()))?,
+            None => String::new(),
+        };
+        let source = match file {
+            Some(path) => Source::File { path, text: &text },
+            None => Source::Words,
+        };
+        let mut assembled = assemble(&source, words, &mut |image| self.bring(image))?;
+        assembled.script.environment.splice(0..0, environment);
+        Ok(assembled)
+    }
+
+    /// The image from the store, pulled if it is not there, and its name with the digest.
+    fn bring(&self, image: &str) -> Result<Pinned> {
+        let default = &self.settings.config.registries.default;
+        let reference = match Reference::parse(image, default) {
+            Ok(reference) => reference.absolute(&self.here),
+            Err(wrong) => {
+                // The first digits of a digest are no reference.
+                let stored = self
+                    .store
+                    .find_named(image, default, &host_platform())
+                    .map_err(|_| wrong)?;
+                return Ok(Pinned {
+                    text: stored.digest.to_string(),
+                    stored: Some(stored),
+                });
+            }
+        };
+        if let Reference::Squashfs(path) = &reference {
+            // A squashfs of the user's own stays where it is.
+            let settings = source_settings(&self.settings.config, self.store.temporary())?;
+            let stored = pull::in_place(&reference, &settings)?;
+            return Ok(Pinned {
+                text: path.display().to_string(),
+                stored: Some(stored),
+            });
+        }
+        let known = if self.refresh {
+            None
+        } else {
+            self.store.find(&reference, &host_platform())?
+        };
+        let stored = match known {
+            Some(stored) => stored,
+            None => {
+                let watch = Watch::new(&self.common);
+                let pulled = pull::pull(
+                    &reference,
+                    &self.store,
+                    &self.settings.config,
+                    &pull::Options::for_host(),
+                    &watch,
+                );
+                watch.finish();
+                pulled?
+                    .stored
+                    .or_say(|| format!("`{image}` was pulled but is not in the store"))?
+            }
+        };
+        let text = match &reference {
+            Reference::Registry(name) => format!("docker://{}", name.pinned(stored.digest)),
+            _ => stored.digest.to_string(),
+        };
+        Ok(Pinned {
+            text,
+            stored: Some(stored),
+        })
+    }
+
+    pub fn check(&self, assembled: &Assembled) -> Vec<Finding> {
+        let slurm = !self.local && queue::is_there();
+        let cluster = if slurm {
+            Cluster::ask(&assembled.job)
+        } else {
+            Cluster::default()
+        };
+        check::all(assembled, &cluster, &assembled.directory(&self.here))
+    }
+
+    fn submit(&self, file: Option<&Path>, words: &Words, earlier: &[Submission]) -> Result<Done> {
+        let journal = Journal::open()?;
+        let mut assembled = self.assemble(file, words, Vec::new())?;
+        let after = self.after(&assembled, &journal, earlier, words.local)?;
+        for (word, job) in &after {
+            let name = format!("CARRACK_AFTER_{}", variable_name(word));
+            let directory = job.directory.display().to_string().replace('$', "$$");
+            assembled.script.environment.push((name, directory));
+        }
+        let mut findings = self.check(&assembled);
+        let stop = !words.force
+            && findings
+                .iter()
+                .any(|finding| finding.weight == Weight::Problem);
+        if stop && !words.dry_run {
+            report(&assembled, &findings, words.force);
+            return Err(Error::usage(format!(
+                "{} would fail; nothing was submitted",
+                assembled.label
+            ))
+            .hint("`--force` submits it nevertheless"));
+        }
+        let ids: Vec<String> = after.iter().map(|(_, job)| job.id.clone()).collect();
+        let arguments: Vec<String> = (!ids.is_empty())
+            .then(|| format!("--dependency=afterok:{}", ids.join(":")))
+            .into_iter()
+            .collect();
+        let directory = assembled.directory(&self.here);
+        let script = journal.begin(&assembled.script.name, &assembled.script.render())?;
+        if !words.local
+            && let Err(refused) = queue::would_take(&script, &[], &self.here)
+        {
+            // sbatch's own words say more than any of ours.
+            if !words.dry_run && !words.force {
+                journal.forget(&script);
+                return Err(
+                    refused.while_doing(format!("Slurm would not take {}", assembled.label))
+                );
+            }
+            findings.push(Finding {
+                weight: Weight::Problem,
+                line: 0,
+                what: format!(
+                    "sbatch would refuse the script: {}",
+                    refused.causes().join("; ")
+                ),
+                hint: "see `sbatch --test-only`".to_string(),
+            });
+        }
+        report(&assembled, &findings, words.force);
+        if words.dry_run {
+            journal.forget(&script);
+            output::print(&assembled.script.render())?;
+            return Ok(Done::Dry);
+        }
+        if words.local {
+            return self
+                .run_here(&script, &assembled, &directory)
+                .map(Done::Ran);
+        }
+        let id = queue::submit(&script, &arguments, &self.here)
+            .inspect_err(|_| journal.forget(&script))?;
+        let submission = self.submission(id, &assembled, &script, file, ids, &directory);
+        journal.note(&submission)?;
+        for image in &assembled.images {
+            if let Some(stored) = &image.stored
+                && let Err(error) = self.store.pin(&submission.id, &stored.digest, &image.text)
+            {
+                // A store that cannot be written cannot lose the image either.
+                tracing::info!("the image is not pinned in the store: {}", error.what());
+            }
+        }
+        if !words.json {
+            self.say(&submission)?;
+        }
+        Ok(Done::Submitted(Box::new(submission)))
+    }
+
+    fn say(&self, submission: &Submission) -> Result<()> {
+        if self.common.quiet {
+            return output::print(&format!("{}\n", submission.id));
+        }
+        output::print(&printable(&format!(
+            "job     {} {}\nscript  {}\nlog     {}\nnext    carrack wait {} && carrack logs {}\n",
+            submission.id,
+            submission.name,
+            submission.script.display(),
+            submission.output_path(None).display(),
+            submission.id,
+            submission.id,
+        )))
+    }
+
+    fn submission(
+        &self,
+        id: String,
+        assembled: &Assembled,
+        script: &Path,
+        file: Option<&Path>,
+        after: Vec<String>,
+        directory: &Path,
+    ) -> Submission {
+        let image = assembled.images.first();
+        Submission {
+            schema: 1,
+            id,
+            name: assembled.script.name.clone(),
+            cluster: std::env::var("SLURM_CLUSTER_NAME").unwrap_or_default(),
+            submitted: now_text(),
+            script: script.to_path_buf(),
+            directory: directory.to_path_buf(),
+            output: assembled.output_pattern(),
+            record: assembled.record_pattern(),
+            job_file: file.map(|file| self.here.join(file)),
+            image: image.map(|image| image.text.clone()),
+            digest: image
+                .and_then(|image| image.stored.as_ref())
+                .map(|stored| stored.digest.to_string()),
+            array: assembled.script.array,
+            after,
+        }
+    }
+
+    /// The jobs that must end well first: those submitted with this one, or earlier ones by name or number.
+    fn after(
+        &self,
+        assembled: &Assembled,
+        journal: &Journal,
+        earlier: &[Submission],
+        local: bool,
+    ) -> Result<Vec<(String, Submission)>> {
+        let mut found = Vec::new();
+        for Text { text, line } in &assembled.job.after {
+            let stem = Path::new(text)
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let of_file = |job: &&Submission| {
+                job.job_file
+                    .as_ref()
+                    .and_then(|file| file.file_stem())
+                    .is_some_and(|file| file.to_string_lossy() == stem)
+            };
+            let together = earlier
+                .iter()
+                .find(|job| job.name == *text)
+                .or_else(|| earlier.iter().find(of_file));
+            let job = together
+                .cloned()
+                .or_else(|| journal.find(text).map(|(job, _)| job));
+            match job {
+                Some(job) => found.push((text.clone(), job)),
+                // Without a queue the files run one after the other anyway.
+                None if local => {}
+                None => {
+                    return Err(Error::usage(format!(
+                        "`{}:{line}` waits for `{text}`, which was never submitted",
+                        assembled.label
+                    ))
+                    .hint(format!(
+                        "submit it together: `carrack submit {text}.toml {}`",
+                        assembled.label
+                    )));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Runs the script on this machine and gives its code.
+    fn run_here(&self, script: &Path, assembled: &Assembled, directory: &Path) -> Result<u8> {
+        use std::os::unix::process::ExitStatusExt;
+        for step in &assembled.steps {
+            let several = step
+                .step
+                .options
+                .iter()
+                .chain(&assembled.job.options)
+                .find(|setting| {
+                    matches!(setting.name, "ntasks" | "ntasks-per-node" | "nodes")
+                        && setting.value.as_deref() != Some("1")
+                });
+            if let Some(setting) = several {
+                tracing::warn!(
+                    "step `{}` runs as one task here; `{}` is for Slurm",
+                    step.step.name,
+                    setting.name
+                );
+            }
+        }
+        let status = Command::new("bash")
+            .arg(script)
+            .current_dir(directory)
+            .status()
+            .or_say(|| "cannot run bash")?;
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Ok(u8::try_from(code & 0xff).unwrap_or(1))
+    }
+}
+
+/// `prepare-v2` → `PREPARE_V2`.
+fn variable_name(word: &str) -> String {
+    let stem = Path::new(word)
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let letter = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    stem.chars().map(letter).collect()
+}
+
+/// Prints findings to standard error, each with its line.
+pub fn report(assembled: &Assembled, findings: &[Finding], force: bool) {
+    for finding in findings {
+        let place = match finding.line {
+            0 => String::new(),
+            line => format!("{}:{line}: ", assembled.label),
+        };
+        let word = match finding.weight {
+            Weight::Note => "note",
+            Weight::Problem if force => "warning",
+            Weight::Problem => "problem",
+        };
+        eprintln!("{word}: {}", printable(&format!("{place}{}", finding.what)));
+        if !finding.hint.is_empty() {
+            eprintln!("  hint:  {}", printable(&finding.hint));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_variables() {
+        for (word, expected) in [
+            ("prepare", "PREPARE"),
+            ("dir/pre-v2.toml", "PRE_V2"),
+            ("ü", "_"),
+        ] {
+            assert_eq!(variable_name(word), expected);
+        }
+    }
+}
