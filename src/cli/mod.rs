@@ -3,6 +3,7 @@
 //! A new command is one line in the table below and one file. Nothing is read, opened or connected before the verb is
 //! known: `carrack exec` runs once per task. Only this floor prints.
 
+pub mod cancel;
 pub mod completions;
 pub mod config;
 pub mod export;
@@ -13,10 +14,12 @@ pub mod inspect;
 pub mod interrupt;
 pub mod login;
 pub mod logout;
+pub mod logs;
 pub mod man;
 pub mod options;
 pub mod output;
 pub mod progress;
+pub mod ps;
 pub mod pull;
 pub mod record;
 pub mod rm;
@@ -25,6 +28,7 @@ pub mod submit;
 pub mod table;
 pub mod tag;
 pub mod verify;
+pub mod wait;
 
 use crate::error::{Error, Result};
 use clap::{CommandFactory, FromArgMatches};
@@ -64,7 +68,7 @@ commands! {
     }
     "Accounts of registries" { Login login, Logout logout }
     "Inside an image" {}
-    "Slurm jobs" { Script script, Submit submit, Record record }
+    "Slurm jobs" { Submit submit, Script script, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Config config, Completions completions, Man man }
 }
 
