@@ -5,7 +5,7 @@
 //! looked up at run time.
 
 use crate::host::{Place, Spank};
-use crate::options::Definition;
+use carrack::launch::slurm_options::SlurmOption;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
 /// Opaque: `spank_t`.
@@ -128,7 +128,7 @@ impl Spank for Real {
         }
     }
 
-    fn register(&mut self, index: usize, definition: &Definition) -> Result<(), String> {
+    fn register(&mut self, index: usize, definition: &SlurmOption) -> Result<(), String> {
         // Slurm may keep pointers into the option for the life of the process: leaked once per option.
         let leak = |text: &str| c_string(text).map(|text| CString::into_raw(text).cast_const());
         let option = Box::leak(Box::new(SpankOption {
@@ -137,7 +137,7 @@ impl Spank for Real {
                 Some(value) => leak(value)?,
                 None => std::ptr::null(),
             },
-            usage: leak(&format!("[carrack] {}", definition.help))?,
+            usage: leak(&format!("[carrack] {}", definition.help()))?,
             has_value: definition.value.is_some().into(),
             index: index as c_int,
             callback: self.callback,

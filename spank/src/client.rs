@@ -59,7 +59,7 @@ mod tests {
     use crate::host::fake::Fake;
 
     fn given(image: &str) -> Given {
-        Given::from([(0, image.to_string())])
+        crate::options::tests::given(&[("container-image", image)])
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use crate::abi::{self, Handle, Real, SLURM_VERSION_NUMBER};
 use crate::client;
 use crate::host::{Place, Spank};
-use crate::options::{DEFINITIONS, Given};
+use crate::options::Given;
 use crate::task::{self, Settings};
+use carrack::launch::slurm_options::slurm_options;
 use std::ffi::{c_char, c_int, c_uint};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -64,7 +65,7 @@ extern "C" fn option(index: c_int, value: *const c_char, _remote: c_int) -> c_in
         let text = unsafe { abi::text(value) }.unwrap_or_default();
         let Some(index) = usize::try_from(index)
             .ok()
-            .filter(|index| *index < DEFINITIONS.len())
+            .filter(|index| *index < slurm_options().len())
         else {
             return -1;
         };
@@ -89,7 +90,7 @@ pub extern "C" fn slurm_spank_init(
         if spank.place() == Place::Other {
             return Ok(());
         }
-        DEFINITIONS
+        slurm_options()
             .iter()
             .enumerate()
             .try_for_each(|(index, definition)| spank.register(index, definition))

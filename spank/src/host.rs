@@ -1,5 +1,6 @@
 //! What the plugin needs of Slurm, as a trait: the real one is in `abi`, the tests bring a map. Nothing here calls Slurm.
 
+use carrack::launch::slurm_options::SlurmOption;
 use std::ffi::CString;
 
 /// Which program loaded the plugin.
@@ -23,8 +24,7 @@ pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
 /// One loaded plugin's view of Slurm.
 pub trait Spank {
     fn place(&self) -> Place;
-    fn register(&mut self, index: usize, option: &crate::options::Definition)
-    -> Result<(), String>;
+    fn register(&mut self, index: usize, option: &SlurmOption) -> Result<(), String>;
     /// A variable of the job's environment (of this process's in srun, sbatch and salloc).
     fn variable(&self, name: &str) -> Option<String>;
     fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
@@ -76,7 +76,7 @@ pub(crate) mod fake {
         fn place(&self) -> Place {
             self.place
         }
-        fn register(&mut self, _: usize, _: &crate::options::Definition) -> Result<(), String> {
+        fn register(&mut self, _: usize, _: &SlurmOption) -> Result<(), String> {
             Ok(())
         }
         fn variable(&self, name: &str) -> Option<String> {

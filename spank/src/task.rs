@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn given() -> Given {
-        Given::from([(0, "debian:12".to_string())])
+        crate::options::tests::given(&[("container-image", "debian:12")])
     }
 
     fn texts(words: &[CString]) -> Vec<&str> {

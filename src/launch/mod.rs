@@ -22,5 +22,6 @@ pub mod request;
 pub mod root;
 mod serve_image;
 pub mod sharing;
+pub mod slurm_options;
 pub mod spellings;
 pub mod step;

@@ -551,6 +551,11 @@ fn parts(option: &OptionSpec, origin: &Origin, value: &OsStr) -> Vec<OsString> {
         .collect()
 }
 
+/// The values in one srun option, as the table splits them.
+pub(super) fn split_for_slurm(option: &OptionSpec, value: &OsStr) -> Vec<OsString> {
+    parts(option, &Origin::Slurm, value)
+}
+
 fn starts_another(option: &OptionSpec, before: &[u8], after: impl Iterator<Item = u8>) -> bool {
     if option.name != "bind" {
         return true;
