@@ -60,7 +60,7 @@ fn a_store_that_is_a_file() {
     scene.write("store", "");
     scene
         .run(["pull", "-q", "oci:image"])
-        .fails(125, &["$SCENE/store", "File exists"]);
+        .fails(125, &["$SCENE/store", "Not a directory"]);
 }
 
 /// Killed at any moment: no partial image is visible, and the next pull cleans up and succeeds.

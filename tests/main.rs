@@ -7,6 +7,7 @@
 mod broken_machine;
 mod budget;
 mod capsule;
+mod cli_images;
 mod command_line;
 mod corpus;
 mod floors;
@@ -20,3 +21,4 @@ mod readme;
 
 mod registry;
 mod scene;
+mod store;

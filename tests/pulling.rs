@@ -68,7 +68,7 @@ fn an_unchanged_tag_costs_one_request_and_writes_nothing() {
     let again = pulled(&scene.run(["pull", "-q", &reference]));
     assert_eq!(again, first);
     assert_eq!(
-        registry.requests(&["/blobs/"]),
+        registry.requests(&["GET ", "/blobs/"]),
         4,
         "one config, three layers"
     );

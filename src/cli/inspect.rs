@@ -6,7 +6,8 @@ use crate::config::Size;
 use crate::error::{Result, printable};
 use crate::image::manifest::platform_text;
 use crate::image::pull::{host_platform, in_place, source_settings};
-use crate::image::store::verify::open_checked;
+use crate::image::reference::Reference;
+use crate::image::store::verify::{open, open_checked};
 use crate::image::store::{Store, Stored};
 use crate::record::{ImageRecord, Library};
 use std::process::ExitCode;
@@ -34,7 +35,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let stored = match store.find_named(&args.image, default, &host_platform()) {
         Ok(stored) => stored,
         Err(missing) => match crate::image::store::named(&args.image, default)? {
-            Some(reference) if reference.path().is_some_and(|path| path.exists()) => in_place(
+            Some(reference) if is_ready_file(&reference) => in_place(
                 &reference,
                 &source_settings(&settings.config, std::env::temp_dir())?,
             )?,
@@ -53,8 +54,21 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A squashfs or SIF file can be looked at where it lies.
+fn is_ready_file(reference: &Reference) -> bool {
+    let ready = matches!(
+        reference,
+        Reference::Squashfs(_) | Reference::Sif(_) | Reference::File(_)
+    );
+    ready && reference.path().is_some_and(|path| path.is_file())
+}
+
 fn list_files(stored: &Stored) -> Result<()> {
-    let image = open_checked(stored)?;
+    // A file of another tool has nothing to be checked against.
+    let image = match stored.record.squashfs.root.is_empty() {
+        true => open(stored)?,
+        false => open_checked(stored)?,
+    };
     let mut text = String::new();
     image.walk(|path, inode| {
         text.push_str(&image.line(path, inode, false)?);
@@ -203,7 +217,7 @@ fn library_text(library: &Library) -> String {
 
 /// Whether the image's own version label contradicts the tag it was pulled by.
 pub fn version_differs(record: &ImageRecord) -> Option<String> {
-    let reference: crate::image::reference::Reference = record.reference.parse().ok()?;
+    let reference: Reference = record.reference.parse().ok()?;
     let tag = reference
         .name()?
         .tag

@@ -114,6 +114,11 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<()> {
         .recursive(true)
         .mode(mode)
         .create(path)
+        .map_err(|error| match error.kind() {
+            // What is in the way says more than that something is.
+            io::ErrorKind::AlreadyExists if !path.is_dir() => Errno::NOTDIR.into(),
+            _ => error,
+        })
         .map_err(|error| {
             explain(
                 format!("cannot make the directory `{}`", path.display()),

@@ -95,8 +95,9 @@ impl Store {
     /// Makes the directories that every write needs.
     pub fn prepare(&self) -> Result<()> {
         let mode = self.place.sharing.directory_mode();
-        for name in ["", "images", "refs", "tmp"] {
-            files::make_directory(&self.place.root.join(name), mode)?;
+        files::make_directory(self.root(), mode)?;
+        for name in ["images", "refs", "tmp"] {
+            files::make_directory(&self.root().join(name), mode)?;
         }
         Ok(())
     }
