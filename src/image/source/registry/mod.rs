@@ -403,3 +403,6 @@ pub fn check_login(
         failure.explain(format!("cannot log in to `{registry}`"), registry)
     })
 }
+
+#[cfg(test)]
+mod tests;
