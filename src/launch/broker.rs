@@ -9,6 +9,7 @@
 //! image, the server ends, and so does this process. Deliberately absent: any way to outlive SIGKILL, and a supervisor.
 
 use super::capsule::rendezvous::{Description, Rendezvous};
+use super::capsule::scope::prefix_of;
 use super::serve_image::Image;
 use super::step::{Identity, Image as ImageStep};
 use crate::sys::namespace::{self, Kind};
@@ -520,11 +521,15 @@ impl Broker<'_> {
         }
     }
 
-    /// Stops answering first, so that nobody takes the entry for a living one, then removes it.
+    /// Stops answering first, so that nobody takes the entry for a living one, then removes it, and with the last capsule
+    /// of the step what its tasks looked up.
     fn retire(&mut self) {
         self.listener = None;
         self.connections.clear();
         self.sweep();
+        if let (Some(rendezvous), Some(entry)) = (&self.rendezvous, self.setup.entry) {
+            rendezvous.sweep_step(&prefix_of(entry.name));
+        }
     }
 }
 

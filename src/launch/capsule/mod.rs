@@ -100,7 +100,7 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
         if join(&rendezvous, &name, rank)? {
             return Ok(Entered::Joined);
         }
-        rendezvous.sweep_others(&name);
+        rendezvous.sweep_others(&scope::prefix_of(&name));
         let meeting = Meeting {
             rendezvous: &rendezvous,
             name: &name,
@@ -310,6 +310,39 @@ fn spoken(answer: &[u8]) -> Option<Error> {
     Some(super::execute::hints::reread(&String::from_utf8_lossy(
         text,
     )))
+}
+
+/// Bytes that every task of a step needs and one of them fetches: the others read them from this node's memory instead of
+/// asking the shared file system the same question. `question` is a file name's worth of letters and digits that names
+/// what is asked. Where tasks cannot meet, each fetches for itself.
+pub fn once_per_step(
+    job: &str,
+    scope: &str,
+    question: &str,
+    fetch: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
+    let node = scope::node(|name| std::env::var(name).ok());
+    let name = scope::answer_name(job, scope, question, &node);
+    let Ok(rendezvous) = Rendezvous::open() else {
+        return fetch();
+    };
+    if let Some(answer) = rendezvous.read_answer(&name) {
+        return Ok(answer);
+    }
+    let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Making, true) else {
+        return fetch();
+    };
+    if let Some(answer) = rendezvous.read_answer(&name) {
+        return Ok(answer);
+    }
+    let fetched = fetch();
+    match &fetched {
+        // A full memory file system costs only speed.
+        Ok(answer) if rendezvous.write_answer(&name, answer).is_ok() => {}
+        _ => rendezvous.remove(&name),
+    }
+    drop(lock);
+    fetched
 }
 
 /// A capsule on this node that can be entered.

@@ -3,6 +3,7 @@
 //! ```text
 //! /dev/shm/carrack-UID/            0700, ours, not a link; `carrack-UID.1` … if another user sits on the name; else in /tmp
 //!     JOB.SCOPE.HASH.NODE          empty while a capsule is being made, then its description; also the lock (flock)
+//!     JOB.SCOPE.answer-….NODE      what one task of the step looked up for all
 //! ```
 //! Whoever holds the exclusive lock makes the capsule; the others wait for a shared lock, which the kernel gives them when
 //! the maker has finished or died. The socket of the broker is abstract and named in the file, so a step that is killed
@@ -20,6 +21,8 @@ const NAMES: u32 = 8;
 /// The first line of a description.
 const MAGIC: &str = "carrack capsule 1";
 const MAX_DESCRIPTION: usize = 8192;
+/// The end of a whole answer.
+const ANSWER: &[u8] = b"\0carrack answer 1\n";
 
 /// The user's directory, proven to be a directory that only the user can enter.
 pub struct Rendezvous {
@@ -131,18 +134,55 @@ impl Rendezvous {
             return;
         };
         if self.connect(name).is_none() {
-            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+            self.remove(name);
         }
         drop(lock);
     }
 
-    /// Removes what steps that were killed have left, except `own`.
+    /// Removes what steps that were killed have left; not what begins with `own`.
     pub fn sweep_others(&self, own: &str) {
         for name in self.names() {
-            if name != own {
+            if !name.starts_with(own) {
                 self.sweep(&name);
             }
         }
+    }
+
+    /// Removes what nobody uses of the names that begin with `prefix`, once no capsule of them lives.
+    pub fn sweep_step(&self, prefix: &str) {
+        let names: Vec<String> = self.names();
+        let of_step = || names.iter().filter(|name| name.starts_with(prefix));
+        if of_step().all(|name| self.connect(name).is_none()) {
+            of_step().for_each(|name| self.sweep(name));
+        }
+    }
+
+    /// What was written whole by [`Rendezvous::write_answer`].
+    pub fn read_answer(&self, name: &str) -> Option<Vec<u8>> {
+        let fd = self.entry(name, OFlags::RDONLY).ok()?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes).ok()?;
+        let length = bytes.len().checked_sub(ANSWER.len())?;
+        bytes.ends_with(ANSWER).then(|| {
+            bytes.truncate(length);
+            bytes
+        })
+    }
+
+    /// The caller holds the lock.
+    pub fn write_answer(&self, name: &str, answer: &[u8]) -> SysResult<()> {
+        let mut rest = [answer, ANSWER].concat();
+        let fd = self.entry(name, OFlags::WRONLY)?;
+        rustix::fs::ftruncate(&fd, 0)?;
+        while !rest.is_empty() {
+            let count = rustix::io::write(&fd, &rest)?;
+            rest.drain(..count.min(rest.len()));
+        }
+        Ok(())
+    }
+
+    pub fn remove(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
     }
 
     /// The names of all entries.
@@ -414,11 +454,18 @@ mod tests {
         here.write("living", &living).unwrap();
         here.write("dead", &description()).unwrap();
         let busy = here.lock("busy", Lock::Making, true).unwrap();
+        here.write_answer("own", b"yes").unwrap();
         here.sweep_others("own");
         assert_eq!(here.names(), ["busy", "living", "own"]);
+        assert_eq!(here.read_answer("own").unwrap(), b"yes");
+        assert_eq!(here.read_answer("living"), None);
+        here.sweep_step("l");
+        assert!(here.names().contains(&"living".to_string()));
+        here.sweep_step("o");
+        assert_eq!(here.names(), ["busy", "living"]);
         assert_eq!(here.connect("living").unwrap().1, living);
         drop((listener, busy));
-        here.sweep_others("");
+        here.sweep_others("x");
         assert!(here.names().is_empty());
     }
 }

@@ -29,12 +29,33 @@ pub fn node(variable: impl Fn(&str) -> Option<String>) -> String {
 
 /// The name of the rendezvous of a capsule on this node.
 pub fn entry_name(key: &Key, node: &str) -> String {
-    let node: String = node
-        .chars()
+    format!("{}.{}", key.file_name(), plain(node))
+}
+
+/// The name of a file beside it that holds what one task found out for all.
+pub fn answer_name(job: &str, scope: &str, question: &str, node: &str) -> String {
+    let key = Key {
+        job: job.into(),
+        scope: scope.into(),
+        uid: 0,
+        hash: format!("answer-{}", plain(question)),
+    };
+    entry_name(&key, node)
+}
+
+/// What the names of one step have in common.
+pub fn prefix_of(entry: &str) -> String {
+    entry
+        .splitn(3, '.')
+        .take(2)
+        .fold(String::new(), |all, word| all + word + ".")
+}
+
+fn plain(text: &str) -> String {
+    text.chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .take(64)
-        .collect();
-    format!("{}.{node}", key.file_name())
+        .collect()
 }
 
 /// The process whose end is the end of the step: the nearest `slurmstepd` above us. A parent that cannot be looked at
@@ -87,6 +108,22 @@ mod tests {
         ] {
             assert_eq!(parse_stat(stat.as_bytes()), expected, "{stat}");
         }
+    }
+
+    #[test]
+    fn names_of_one_step_begin_alike() {
+        let key = Key {
+            job: "7".into(),
+            scope: "0-1".into(),
+            uid: 1,
+            hash: "ab".into(),
+        };
+        let entry = entry_name(&key, "n1.site.eu");
+        assert_eq!(entry, "7.0-1.ab.n1_site_eu");
+        assert_eq!(prefix_of(&entry), "7.0-1.");
+        let answer = answer_name("7", "0-1", "a/b", "n1");
+        assert_eq!(answer, "7.0-1.answer-a_b.n1");
+        assert_eq!(prefix_of(&answer), prefix_of(&entry));
     }
 
     #[test]
