@@ -6,12 +6,14 @@
 pub mod cancel;
 pub mod completions;
 pub mod config;
+pub mod exec;
 pub mod export;
 pub mod gc;
 pub mod images;
 pub mod import;
 pub mod inspect;
 pub mod interrupt;
+pub mod launching;
 pub mod login;
 pub mod logout;
 pub mod logs;
@@ -23,7 +25,10 @@ pub mod ps;
 pub mod pull;
 pub mod record;
 pub mod rm;
+pub mod run;
 pub mod script;
+pub mod shell;
+pub mod starting;
 pub mod submit;
 pub mod table;
 pub mod tag;
@@ -67,7 +72,7 @@ commands! {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Accounts of registries" { Login login, Logout logout }
-    "Inside an image" {}
+    "Inside an image" { Run run, Exec exec, Shell shell }
     "Slurm jobs" { Submit submit, Script script, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Config config, Completions completions, Man man }
 }
@@ -117,6 +122,7 @@ pub fn definition() -> clap::Command {
 
 /// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
+    let args = launching::mark_dashes(args.into_iter().collect());
     let parsed = definition()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));

@@ -12,11 +12,14 @@ pub mod facts;
 #[cfg(feature = "squashfs")]
 pub mod fuse;
 pub mod identity;
+pub mod image_file;
 pub mod inside;
+pub mod library_cache;
 pub mod mounts;
 pub mod options;
 pub mod passwd;
 pub mod plan;
+pub mod probe;
 pub mod profile;
 pub mod request;
 pub mod root;

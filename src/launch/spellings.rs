@@ -9,6 +9,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 pub struct Spelling {
+    /// Names this row and no other.
+    pub id: &'static str,
     /// Long flags, the first one is shown; may be empty when only the letter is known.
     pub long: &'static [&'static str],
     pub short: Option<char>,
@@ -45,6 +47,7 @@ use Takes::{Nothing, Optional, Value};
 macro_rules! spellings {
     ($($short:literal $($long:literal)* , $takes:ident => $means:expr;)*) => {
         pub static SPELLINGS: &[Spelling] = &[$(Spelling {
+            id: concat!("spelling ", $short $(, " ", $long)*),
             long: &[$($long),*],
             short: letter($short),
             takes: $takes,
@@ -101,7 +104,7 @@ spellings! {
     'p' "publish", Value => Refused("the network is the host's: the port is reachable as it is, without mapping");
     'P' "publish-all", Nothing => NoEffect;
     ' ' "add-host" "dns" "dns-search" "ip" "link" "mac-address" "network-alias", Value => Refused("the network and its names are the host's");
-    'h' "hostname", Value => Refused("the host name is the host's: MPI and Slurm rely on it");
+    ' ' "hostname", Value => Refused("the host name is the host's: MPI and Slurm rely on it");
     // What is so anyway.
     'i' "interactive", Nothing => NoEffect;
     't' "tty", Nothing => NoEffect;

@@ -1,0 +1,242 @@
+//! From arguments to a process inside an image: what `run`, `exec` and `shell` have in common.
+//!
+//! The order matters: a request that the site refuses is refused before the image is looked for, and everything that may
+//! start threads (a pull) happens in another process, because a capsule can only be entered by a process with one.
+
+use super::{LaunchCommon, output};
+use crate::cli::launching::LaunchArgs;
+use crate::config::Settings;
+use crate::error::{Context, Error, Result};
+use crate::image::pull::{host_platform, in_place, source_settings};
+use crate::image::reference::Reference;
+use crate::image::store::{Store, Stored, named};
+use crate::launch::capsule::{Entered, Host};
+use crate::launch::execute::{Listener, execute};
+use crate::launch::plan::{Found, plan};
+use crate::launch::probe;
+use crate::launch::profile::Profile;
+use crate::launch::request::{Mode, Request};
+use crate::launch::step::{Check, Image, Plan};
+use crate::record::ImageRecord;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// Starts, or with `dry_run` prints what would be done.
+pub fn start(
+    mode: Mode,
+    launch: &LaunchArgs,
+    common: &LaunchCommon,
+    dry_run: bool,
+) -> Result<ExitCode> {
+    let plan = prepare(mode, launch, common, dry_run)?;
+    if dry_run {
+        output::print(&plan.to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let voice = Voice::of(common);
+    for warning in &plan.warnings {
+        voice.warn(warning);
+    }
+    if common.verbose > 0 && voice.first {
+        eprint!("{plan}");
+    }
+    let (uid, mut groups) = (plan.identity.outside_uid, vec![plan.identity.outside_gid]);
+    groups.extend(
+        rustix::process::getgroups()
+            .into_iter()
+            .flatten()
+            .map(|gid| gid.as_raw()),
+    );
+    let host = Host {
+        account: &|| probe::account(uid, &groups),
+    };
+    Err(execute(&plan, &host, &voice))
+}
+
+fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool) -> Result<Plan> {
+    let request = launch.request(mode)?;
+    let settings = common.common().settings()?;
+    let config = &settings.config;
+    let profile = Profile::choose(config, &request)?;
+    profile.check(config, &request)?;
+    if mode == Mode::Shell && !profile.interactive {
+        return Err(
+            Error::usage("nobody may enter an image here").cause(format!(
+                "the profile `{}` says so (`interactive`)",
+                profile.name
+            )),
+        );
+    }
+    let Some(name) = request.image.clone() else {
+        return Err(Error::usage("no image was named")
+            .hint("write it first: `carrack exec IMAGE COMMAND`, or set CARRACK_IMAGE and begin with `--`"));
+    };
+    let found = find(&name, &settings, common, dry_run)?;
+    let mut facts = probe::facts(&request, &profile)?;
+    probe::image_users(&mut facts, &request, &profile, &found.image)?;
+    plan(&found, &request, config, &facts)
+}
+
+/// The image that a word names: in the store, a file or a directory where it lies, or pulled now where that is allowed.
+pub fn find(
+    name: &str,
+    settings: &Settings,
+    common: &LaunchCommon,
+    dry_run: bool,
+) -> Result<Found> {
+    let store = common.common().store_of(settings)?;
+    let default = &settings.config.registries.default;
+    let path = Path::new(name.strip_prefix("dir:").unwrap_or(name));
+    // A path is looked at before names are: `./image` is never in a registry.
+    let looks_like_path = name.starts_with(['/', '.']) || name.starts_with("dir:");
+    if looks_like_path && path.is_dir() {
+        let path = std::path::absolute(path).or_say(|| format!("cannot find `{name}`"))?;
+        return Ok(Found {
+            image: Image::Directory { path },
+            record: ImageRecord::default(),
+            reference: name.to_string(),
+        });
+    }
+    let reference = named(name, default)?;
+    if let Some(
+        reference @ (Reference::Squashfs(path) | Reference::Sif(path) | Reference::File(path)),
+    ) = &reference
+        && path.exists()
+    {
+        let temporary = std::env::temp_dir();
+        let stored = in_place(reference, &source_settings(&settings.config, temporary)?)?;
+        return Ok(found(stored, name));
+    }
+    match store.find_named(name, default, &host_platform()) {
+        Ok(stored) => {
+            if !dry_run && is_first() {
+                store.touch(&stored);
+            }
+            Ok(found(stored, name))
+        }
+        Err(missing) => match reference {
+            Some(reference) if !dry_run => {
+                pull(&reference, settings, common, missing)?;
+                let stored = store.find_named(name, default, &host_platform())?;
+                Ok(found(stored, name))
+            }
+            _ => Err(missing),
+        },
+    }
+}
+
+fn found(stored: Stored, name: &str) -> Found {
+    let check = (!stored.record.squashfs.root.is_empty()
+        && stored.record.squashfs.hashes_count > 0)
+        .then(|| Check(stored.record.squashfs.clone()));
+    Found {
+        image: Image::Squashfs {
+            path: stored.path,
+            offset: stored.offset,
+            check,
+            name: name.to_string(),
+        },
+        record: stored.record,
+        reference: name.to_string(),
+    }
+}
+
+/// Pulls in a process of its own, where the site allows it.
+fn pull(
+    reference: &Reference,
+    settings: &Settings,
+    common: &LaunchCommon,
+    missing: Error,
+) -> Result<()> {
+    let in_job = std::env::var_os("SLURMD_NODENAME").is_some();
+    if in_job && !settings.config.pull.compute_nodes {
+        let node = probe::node_name();
+        return Err(missing
+            .cause(format!(
+                "node {node} is a compute node, where nothing is pulled (`pull.compute_nodes`)"
+            ))
+            .hint(format!(
+                "run `carrack pull {reference}` on a login node, then submit again"
+            )));
+    }
+    let program = std::env::current_exe().or_say(|| "cannot find the carrack program")?;
+    let mut command = Command::new(program);
+    command.arg("pull").arg(reference.to_string());
+    if let Some(store) = &common.store {
+        command.arg("--store").arg(store);
+    }
+    // Standard output belongs to the command that will be started.
+    let quiet = common.quiet || !std::io::IsTerminal::is_terminal(&std::io::stderr());
+    if quiet {
+        command.arg("--quiet");
+    }
+    command
+        .stdout(std::process::Stdio::null())
+        .stdin(std::process::Stdio::null());
+    let status = command
+        .status()
+        .or_say(|| format!("cannot pull `{reference}`"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(format!("cannot start `{reference}`"))
+        .cause("it is not in the store, and pulling it failed (see above)"))
+}
+
+/// Says things once per step: by its first task.
+struct Voice {
+    first: bool,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Voice {
+    fn of(common: &LaunchCommon) -> Voice {
+        Voice {
+            first: is_first(),
+            quiet: common.quiet,
+            verbose: common.verbose > 0,
+        }
+    }
+}
+
+/// Whether this is the first task of its step, or alone.
+fn is_first() -> bool {
+    [
+        "OMPI_COMM_WORLD_RANK",
+        "PMIX_RANK",
+        "SLURM_PROCID",
+        "PMI_RANK",
+    ]
+    .iter()
+    .find_map(|name| std::env::var(name).ok())
+    .is_none_or(|rank| rank == "0")
+}
+
+impl Listener for Voice {
+    fn entered(&self, how: Entered) {
+        if self.verbose {
+            let word = match how {
+                Entered::Made => "made",
+                Entered::Joined => "joined",
+            };
+            eprintln!("carrack: {word} the capsule");
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        if self.first && !self.quiet {
+            eprintln!("carrack: warning: {}", crate::error::printable(text));
+        }
+    }
+}
+
+/// The store of these options.
+pub fn store(common: &LaunchCommon) -> Result<Store> {
+    common.common().open_store()
+}
+
+/// A request without an image, for commands that enter what runs already.
+pub fn request(launch: &LaunchArgs, mode: Mode) -> Result<Request> {
+    launch.request(mode)
+}

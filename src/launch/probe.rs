@@ -1,0 +1,427 @@
+//! Fills [`HostFacts`]: the only reader of this process's environment, `/dev`, `/sys` and the host's users.
+//!
+//! Helpers of the host run with an empty environment, from `/`, by absolute path: nothing that an image or a user says
+//! reaches them. What every task would look up is kept to what the request needs.
+
+use super::facts::{CdiEdits, Driver, GpuNode, HostFacts, ImageUsers, Vendor};
+use super::identity;
+use super::library_cache;
+use super::mounts::MountSpec;
+use super::passwd::Account;
+use super::profile::Profile;
+use super::request::{EnvRule, Gpu, Request};
+use super::step::Image;
+use crate::error::{Context, Error, Result};
+use rustix::fs::{Access, AtFlags, CWD};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A file of variables may have this much; see `environment.rs`.
+const MAX_FILE: u64 = (4 << 20) + 1;
+/// User files and CDI specifications beyond this are broken or hostile.
+const MAX_DATABASE: u64 = 16 << 20;
+/// How long a name service may take before the user goes without a name.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks at the node as far as a request needs it.
+pub fn facts(request: &Request, profile: &Profile) -> Result<HostFacts> {
+    let mut facts = caller();
+    let gpu = request.gpu.unwrap_or(profile.gpu);
+    facts.gpus = gpus();
+    let nvidia = facts.gpus.iter().any(|gpu| gpu.vendor == Vendor::Nvidia);
+    if nvidia && gpu != Gpu::None {
+        facts.driver = driver();
+    }
+    if request.devices.iter().any(|name| !name.starts_with('/')) {
+        facts.cdi = cdi();
+    }
+    for rule in &request.environment {
+        if let EnvRule::File(path) | EnvRule::File0(path) = rule {
+            facts.files.insert(path.clone(), read(path, MAX_FILE)?);
+        }
+    }
+    if !profile.user_bind_paths.is_empty() {
+        for spec in &request.mounts {
+            if let MountSpec::Bind { from, .. } = spec {
+                let from = match &facts.cwd {
+                    Some(cwd) => cwd.join(from.strip_prefix("./").unwrap_or(from)),
+                    None => from.clone(),
+                };
+                if let Ok(real) = from.canonicalize() {
+                    facts.real_paths.insert(from, real);
+                }
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// This process.
+pub fn caller() -> HostFacts {
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    HostFacts {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: groups.into_iter().map(|gid| gid.as_raw()).collect(),
+        environment: std::env::vars_os().collect(),
+        cwd: std::env::current_dir().ok(),
+        parent: u32::try_from(parent).unwrap_or(0),
+        ..HostFacts::default()
+    }
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let what = || format!("cannot read `{}`", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).or_say(what)?;
+    file.take(limit).read_to_end(&mut bytes).or_say(what)?;
+    Ok(bytes)
+}
+
+/// GPU nodes. Access is asked for, not tried: opening a GPU may wake its driver for seconds, and the device cgroup answers
+/// either way.
+pub fn gpus() -> Vec<GpuNode> {
+    let names = |directory: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    };
+    let number = |name: &str, prefix: &str| name.strip_prefix(prefix)?.parse::<u32>().ok();
+    let mut found: Vec<(Vendor, u32, PathBuf)> = Vec::new();
+    for name in names("/dev") {
+        if let Some(index) = number(&name, "nvidia") {
+            found.push((Vendor::Nvidia, index, Path::new("/dev").join(name)));
+        }
+    }
+    for name in names("/dev/dri") {
+        let Some(minor) = number(&name, "renderD") else {
+            continue;
+        };
+        let vendor = std::fs::read_to_string(format!("/sys/class/drm/{name}/device/vendor"));
+        let vendor = match vendor.unwrap_or_default().trim() {
+            "0x1002" => Vendor::Amd,
+            "0x8086" => Vendor::Intel,
+            _ => continue,
+        };
+        found.push((vendor, minor, Path::new("/dev/dri").join(name)));
+    }
+    found.sort();
+    let mut counted: BTreeMap<Vendor, u32> = BTreeMap::new();
+    found
+        .into_iter()
+        .map(|(vendor, minor, path)| {
+            let place = counted.entry(vendor).or_default();
+            let index = if vendor == Vendor::Nvidia {
+                minor
+            } else {
+                *place
+            };
+            *place += 1;
+            let access = Access::READ_OK | Access::WRITE_OK;
+            let answer = rustix::fs::accessat(CWD, &path, access, AtFlags::empty());
+            GpuNode {
+                vendor,
+                path,
+                index,
+                allowed: answer != Err(rustix::io::Errno::PERM),
+            }
+        })
+        .collect()
+}
+
+/// Libraries of NVIDIA's driver that must match the kernel's part, without `.so…`.
+const NVIDIA_LIBRARIES: &[&str] = &[
+    "libcuda",
+    "libcudadebugger",
+    "libnvidia-ml",
+    "libnvidia-cfg",
+    "libnvidia-opencl",
+    "libnvidia-gpucomp",
+    "libnvidia-ptxjitcompiler",
+    "libnvidia-fatbinaryloader",
+    "libnvidia-allocator",
+    "libnvidia-compiler",
+    "libnvidia-nvvm",
+    "libnvidia-nvvm70",
+    "libnvidia-pkcs11",
+    "libnvidia-pkcs11-openssl3",
+    "libnvidia-sandboxutils",
+    "libnvcuvid",
+    "libnvidia-encode",
+    "libnvidia-opticalflow",
+    "libvdpau_nvidia",
+];
+const NVIDIA_PROGRAMS: &[&str] = &[
+    "nvidia-smi",
+    "nvidia-debugdump",
+    "nvidia-persistenced",
+    "nvidia-cuda-mps-control",
+    "nvidia-cuda-mps-server",
+];
+
+/// NVIDIA's user-space driver, as the host's own loader would find it.
+pub fn driver() -> Driver {
+    let cache = read(Path::new("/etc/ld.so.cache"), MAX_DATABASE).unwrap_or_default();
+    let mut libraries: Vec<PathBuf> = Vec::new();
+    for (name, path) in library_cache::libraries(&cache) {
+        let stem = name.split(".so").next().unwrap_or_default();
+        let known = libraries
+            .iter()
+            .any(|other| other.file_name() == path.file_name());
+        if NVIDIA_LIBRARIES.contains(&stem) && name.contains(".so.") && !known {
+            libraries.push(path);
+        }
+    }
+    libraries.sort();
+    let there = |path: &PathBuf| path.exists();
+    let programs = NVIDIA_PROGRAMS
+        .iter()
+        .filter_map(|name| {
+            let places = ["/usr/bin", "/usr/local/bin", "/opt/bin"];
+            places
+                .iter()
+                .map(|place| Path::new(place).join(name))
+                .find(there)
+        })
+        .collect();
+    let sockets = ["/run/nvidia-persistenced/socket"].map(PathBuf::from);
+    Driver {
+        libraries,
+        programs,
+        sockets: sockets.into_iter().filter(there).collect(),
+    }
+}
+
+/// Devices that CDI specifications in JSON describe, by qualified name.
+fn cdi() -> BTreeMap<String, CdiEdits> {
+    let mut found = BTreeMap::new();
+    for directory in ["/etc/cdi", "/var/run/cdi"] {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+                && let Ok(bytes) = read(&path, MAX_DATABASE)
+                && let Ok(document) = serde_json::from_slice(&bytes)
+            {
+                cdi_devices(&document, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn cdi_devices(document: &serde_json::Value, found: &mut BTreeMap<String, CdiEdits>) {
+    let kind = document
+        .get("kind")
+        .and_then(|kind| kind.as_str())
+        .unwrap_or_default();
+    let devices = document
+        .get("devices")
+        .and_then(|devices| devices.as_array());
+    for device in devices.into_iter().flatten() {
+        let Some(name) = device.get("name").and_then(|name| name.as_str()) else {
+            continue;
+        };
+        let mut edits = CdiEdits::default();
+        for part in [document, device] {
+            let Some(part) = part.get("containerEdits") else {
+                continue;
+            };
+            let list = |key: &str| {
+                part.get(key)
+                    .and_then(|list| list.as_array())
+                    .into_iter()
+                    .flatten()
+            };
+            let text = |value: &serde_json::Value, key: &str| {
+                value
+                    .get(key)
+                    .and_then(|text| text.as_str())
+                    .map(PathBuf::from)
+            };
+            edits
+                .environment
+                .extend(list("env").filter_map(|entry| Some(entry.as_str()?.to_string())));
+            edits
+                .devices
+                .extend(list("deviceNodes").filter_map(|node| text(node, "path")));
+            edits.mounts.extend(list("mounts").filter_map(|mount| {
+                Some((text(mount, "hostPath")?, text(mount, "containerPath")?))
+            }));
+        }
+        found.insert(format!("{kind}={name}"), edits);
+    }
+}
+
+/// Adds the image's own user files, where the request's identity depends on them.
+pub fn image_users(
+    facts: &mut HostFacts,
+    request: &Request,
+    profile: &Profile,
+    image: &Image,
+) -> Result<()> {
+    if !identity::needs_image_users(request.id.as_ref().unwrap_or(&profile.id)) {
+        return Ok(());
+    }
+    let file = |path: &str| super::image_file::read(image, path, 1 << 20);
+    facts.image_users = Some(ImageUsers {
+        passwd: file("/etc/passwd")?,
+        group: file("/etc/group")?,
+    });
+    Ok(())
+}
+
+/// What the host knows of the user and the groups; numbers without names are no error.
+pub fn account(uid: u32, groups: &[u32]) -> Account {
+    let local = |path: &str| read(Path::new(path), MAX_DATABASE).unwrap_or_default();
+    // Most answers are in the local files; a name service may be slow, and is asked for the rest at once.
+    let mut users = String::from_utf8_lossy(&local("/etc/passwd")).into_owned();
+    if find(&users, uid).is_none() {
+        users = getent("passwd", &[uid]);
+    }
+    let mut names = String::from_utf8_lossy(&local("/etc/group")).into_owned();
+    let missing: Vec<u32> = groups
+        .iter()
+        .copied()
+        .filter(|gid| find(&names, *gid).is_none())
+        .collect();
+    if !missing.is_empty() {
+        names.push('\n');
+        names.push_str(&getent("group", &missing));
+    }
+    let field =
+        |line: &str, index: usize| line.split(':').nth(index).unwrap_or_default().to_string();
+    let user = find(&users, uid);
+    Account {
+        name: user.map(|line| field(line, 0)).unwrap_or_default(),
+        gecos: user.map(|line| field(line, 4)).unwrap_or_default(),
+        groups: groups
+            .iter()
+            .filter_map(|gid| Some((*gid, field(find(&names, *gid)?, 0))))
+            .collect(),
+    }
+}
+
+/// The line of a user or group database with this number.
+fn find(database: &str, number: u32) -> Option<&str> {
+    database.lines().find(|line| {
+        line.split(':')
+            .nth(2)
+            .is_some_and(|field| field.parse() == Ok(number))
+    })
+}
+
+/// Asks the host's name services. This binary is static and has none of its own.
+pub fn getent(database: &str, keys: &[u32]) -> String {
+    let Some(program) = ["/usr/bin/getent", "/bin/getent"]
+        .iter()
+        .find(|path| Path::new(path).exists())
+    else {
+        return String::new();
+    };
+    let child = Command::new(program)
+        .arg(database)
+        .args(keys.iter().map(u32::to_string))
+        .env_clear()
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        return String::new();
+    };
+    let mut answer = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        read_until(output, Instant::now() + PATIENCE, &mut answer);
+    }
+    // Whether it has answered or hangs: nothing more is wanted from it.
+    let _ = child.kill();
+    let _ = child.wait();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads to the end, or to what has come when time is up.
+fn read_until(mut from: std::process::ChildStdout, end: Instant, answer: &mut Vec<u8>) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut buffer = [0; 16384];
+    while answer.len() < MAX_DATABASE as usize {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as _,
+            tv_nsec: left.subsec_nanos() as _,
+        };
+        let mut fds = [PollFd::new(&from, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(1..) => {}
+            _ => return,
+        }
+        match from.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => answer.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+}
+
+/// Where this is: for messages.
+pub fn node_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// An error for a path that a request names and that is not there.
+pub fn not_there(path: &Path) -> Error {
+    Error::new(format!("`{}` does not exist", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_user_has_an_account() {
+        let facts = caller();
+        let account = account(facts.uid, &[facts.gid]);
+        // A number that nobody has is no error.
+        let nobody = super::account(4_000_000_123, &[4_000_000_123]);
+        assert_eq!(nobody, Account::default());
+        assert!(account.name.is_empty() || !account.name.contains(':'));
+    }
+
+    #[test]
+    fn lines_are_found_by_number() {
+        let database = "root:x:0:0::/root:/bin/sh\nbroken\na:x:70000:1::/:/\n";
+        assert_eq!(find(database, 70_000), Some("a:x:70000:1::/:/"));
+        assert_eq!(find(database, 1), None);
+    }
+
+    #[test]
+    fn cdi_documents() {
+        let document = serde_json::json!({
+            "cdiVersion": "0.6.0", "kind": "vendor.com/gpu",
+            "containerEdits": {"env": ["A=1"], "mounts": [{"hostPath": "/h", "containerPath": "/c"}]},
+            "devices": [
+                {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/g0"}], "env": ["B=2"]}},
+                {"containerEdits": {}}
+            ]
+        });
+        let mut found = BTreeMap::new();
+        cdi_devices(&document, &mut found);
+        cdi_devices(&serde_json::json!({"devices": 7}), &mut found);
+        let edits = found.get("vendor.com/gpu=0").unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(edits.environment, ["A=1", "B=2"]);
+        assert_eq!(edits.devices, [PathBuf::from("/dev/g0")]);
+        assert_eq!(edits.mounts, [("/h".into(), "/c".into())]);
+    }
+}
