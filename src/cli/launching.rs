@@ -24,7 +24,7 @@ const WORDS: &str = "words";
 const DASHES: &str = "words-after-dashes";
 
 /// The commands that take [`LaunchArgs`].
-const VERBS: [&str; 4] = ["run", "exec", "shell", "submit"];
+const VERBS: [&str; 3] = ["run", "exec", "shell"];
 
 /// Notes where the first `--` of a launching command is, for [`LaunchArgs`].
 pub fn mark_dashes(mut arguments: Vec<OsString>) -> Vec<OsString> {
