@@ -390,7 +390,7 @@ fn environment(pairs: &[Pair]) -> Result<Vec<(String, String)>> {
 }
 
 fn stage(pairs: &[Pair], line: usize) -> Result<Stage> {
-    let (mut found, mut to, mut on) = (None, None, StageOn::First);
+    let (mut found, mut to, mut on): (_, Option<String>, _) = (None, None, None);
     for pair in pairs {
         match pair.name.as_str() {
             "in" | "out" if found.is_some() => {
@@ -404,8 +404,8 @@ fn stage(pairs: &[Pair], line: usize) -> Result<Stage> {
             "to" => to = Some(pair.text()?),
             "on" => {
                 on = match pair.text()?.as_str() {
-                    "first" => StageOn::First,
-                    "every" => StageOn::Every,
+                    "first" => Some(StageOn::First),
+                    "every" => Some(StageOn::Every),
                     other => {
                         return Err(Mistake::new(
                             pair.line,
@@ -427,11 +427,18 @@ fn stage(pairs: &[Pair], line: usize) -> Result<Stage> {
         .ok_or_else(|| Mistake::new(line, "a `[[stage]]` needs `in` or `out`: what to copy"))?;
     let to =
         to.ok_or_else(|| Mistake::new(line, "a `[[stage]]` needs `to`: where the copy goes"))?;
+    // A node's own directory is wanted on all nodes; a shared one would be written by all of them at once.
+    let own = to.starts_with("$TMPDIR") || to.starts_with("${TMPDIR");
+    let usual = if direction == Direction::In && own {
+        StageOn::Every
+    } else {
+        StageOn::First
+    };
     Ok(Stage {
         direction,
         from,
         to,
-        on,
+        on: on.unwrap_or(usual),
         line,
     })
 }

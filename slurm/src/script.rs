@@ -263,9 +263,25 @@ impl Script {
         writeln!(out, "    exit \"$code\"\n}}\n")
     }
 
+    /// Whether the job cannot have more than one node.
+    fn one_node(&self) -> bool {
+        let nodes = self
+            .options
+            .iter()
+            .rev()
+            .find(|setting| setting.name == "nodes");
+        let tasks = self
+            .options
+            .iter()
+            .any(|setting| setting.name.starts_with("ntasks"));
+        self.components.is_empty()
+            && nodes.map_or(!tasks, |setting| setting.value.as_deref() == Some("1"))
+    }
+
     fn copy_line(&self, stage: &Stage) -> String {
         let (from, to) = (live(&stage.from), live(&stage.to));
-        match (stage.on, stage.direction, self.slurm()) {
+        let everywhere = self.slurm() && !(self.one_node() && stage.direction == Direction::In);
+        match (stage.on, stage.direction, everywhere) {
             (StageOn::First, _, _) | (_, _, false) => format!("copy {from} {to}"),
             (StageOn::Every, Direction::In, true) => {
                 format!(

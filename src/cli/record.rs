@@ -170,6 +170,9 @@ fn describe(common: &Common, reference: &str) -> Image {
         )
     });
     if let Ok(stored) = found {
+        if !stored.record.reference.is_empty() {
+            image.reference.clone_from(&stored.record.reference);
+        }
         image.manifest_digest = stored.digest.to_string();
         image.config_digest = stored.record.config_digest.clone();
         image.squashfs = stored.record.squashfs.root.clone();

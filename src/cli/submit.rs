@@ -134,6 +134,7 @@ impl Desk {
                     .map_err(|_| wrong)?;
                 return Ok(Pinned {
                     text: stored.digest.to_string(),
+                    reference: image.to_string(),
                     stored: Some(stored),
                 });
             }
@@ -144,6 +145,7 @@ impl Desk {
             let stored = pull::in_place(&reference, &settings)?;
             return Ok(Pinned {
                 text: path.display().to_string(),
+                reference: image.to_string(),
                 stored: Some(stored),
             });
         }
@@ -175,6 +177,7 @@ impl Desk {
         };
         Ok(Pinned {
             text,
+            reference: image.to_string(),
             stored: Some(stored),
         })
     }
@@ -303,7 +306,7 @@ impl Desk {
             output: assembled.output_pattern(),
             record: assembled.record_pattern(),
             job_file: file.map(|file| self.here.join(file)),
-            image: image.map(|image| image.text.clone()),
+            image: image.map(|image| image.reference.clone()),
             digest: image
                 .and_then(|image| image.stored.as_ref())
                 .map(|stored| stored.digest.to_string()),

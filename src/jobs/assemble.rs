@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 pub struct Pinned {
     /// With its digest, or the absolute path of a file that stays where it is.
     pub text: String,
+    /// As the user wrote it.
+    pub reference: String,
     /// What the store knows of it; absent when the image was not brought in.
     pub stored: Option<Stored>,
 }
@@ -177,7 +179,10 @@ pub fn assemble(
         .and_then(|image: &Pinned| image.stored.clone());
     let script = Script {
         made_by: made_by(source),
-        notes: Vec::new(),
+        notes: images
+            .iter()
+            .map(|image| format!("Image: {}", image.reference))
+            .collect(),
         options: job.options.clone(),
         components: job.components.clone(),
         program_dir: program_directory(),
@@ -547,6 +552,7 @@ mod tests {
             }
             Ok(Pinned {
                 text: format!("{image}@sha256:1"),
+                reference: image.to_string(),
                 stored: None,
             })
         })
