@@ -339,7 +339,7 @@ async fn fetch(
             return Err(Failure::Forbidden { cause, user });
         }
         status => {
-            return Err(super::client::by_status(
+            return Err(super::failure::by_status(
                 status,
                 cause(&format!("the token server `{server}` fails")),
                 reply.wait,

@@ -4,8 +4,8 @@
 //! for with a closed range, because some servers refuse open ones; only a 206 that starts where it should is taken as
 //! the rest. A 200 is the whole blob again: what was given out already is skipped. Nothing is hashed here.
 
-use super::client::{Client, Host, Request, chain};
-use super::failure::Failure;
+use super::client::{Client, Host, Request};
+use super::failure::{Failure, chain};
 use super::route::Endpoint;
 use crate::error::Error;
 use crate::image::source::Descriptor;

@@ -6,8 +6,8 @@
 
 use super::address::Getent;
 use super::auth::Auth;
-use super::failure::Failure;
-use super::route::{self, Endpoint, Transport};
+use super::failure::{Failure, by_status, chain, unsent};
+use super::route::{self, Endpoint, Transport, shown};
 use super::{tls, wait};
 use crate::image::credentials::Credential;
 use crate::image::source::{Secret, SourceSettings};
@@ -401,11 +401,11 @@ impl Client {
         let settings = &self.settings;
         let cannot = |error: crate::error::Error| {
             let mut text = error.what().to_string();
-            for cause in error.causes() {
+            for more in error.causes().iter().chain(error.hints()) {
                 text.push_str(": ");
-                text.push_str(cause);
+                text.push_str(more);
             }
-            Failure::Untrusted { cause: text }
+            Failure::refused(text)
         };
         let direct = route::is_loopback(route::host_part(name));
         let mut builder = reqwest::Client::builder()
@@ -417,8 +417,10 @@ impl Client {
             .connect_timeout(settings.connect_timeout)
             .pool_max_idle_per_host(settings.connections.max(1));
         // A proxy may speak TLS itself, so a configuration is needed for plain http behind one too.
-        let proxied = !direct && (settings.proxy.http.is_some() || settings.proxy.https.is_some());
-        let config = match url.scheme() == "https" || proxied {
+        let proxies = || settings.proxy.http.iter().chain(&settings.proxy.https);
+        let proxied = !direct && proxies().next().is_some();
+        let by_tls = proxied && proxies().any(|proxy| proxy.reveal().starts_with("https:"));
+        let config = match url.scheme() == "https" || by_tls {
             true => tls::config(name, settings).map_err(cannot)?,
             false => tls::none().map_err(cannot)?,
         };
@@ -487,39 +489,6 @@ impl Client {
     }
 }
 
-/// Host and port, never the rest: addresses of stores carry signatures.
-fn shown(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_string(),
-    }
-}
-
-pub fn by_status(status: StatusCode, cause: String, wait: Option<Duration>) -> Failure {
-    match status {
-        StatusCode::NOT_FOUND => Failure::NotFound { cause },
-        StatusCode::TOO_MANY_REQUESTS => Failure::Temporary {
-            cause,
-            wait,
-            throttled: true,
-        },
-        StatusCode::REQUEST_TIMEOUT => Failure::Temporary {
-            cause,
-            wait,
-            throttled: false,
-        },
-        status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            Failure::Temporary {
-                cause,
-                wait,
-                throttled: false,
-            }
-        }
-        _ => Failure::Refused { cause },
-    }
-}
-
 /// Reads a small answer whole.
 pub async fn body(
     mut response: Response,
@@ -541,64 +510,4 @@ pub async fn body(
             )));
         }
     }
-}
-
-/// Why a request got no answer.
-fn unsent(error: reqwest::Error, url: &Url) -> Failure {
-    let connecting = error.is_connect();
-    let error = error.without_url();
-    let tls = tls_error(&error);
-    let cause = match &tls {
-        Some(tls) => format!("cannot connect to `{}` safely: {tls}", shown(url)),
-        None => format!("cannot connect to `{}`: {}", shown(url), innermost(&error)),
-    };
-    match tls {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            Failure::Untrusted { cause }
-        }
-        _ if connecting || error.is_timeout() => Failure::Unreachable { cause },
-        _ => Failure::temporary(format!(
-            "the connection to `{}` broke: {}",
-            shown(url),
-            innermost(&error)
-        )),
-    }
-}
-
-/// The TLS error inside; I/O errors hide what they wrap from `source`.
-fn tls_error(error: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls.clone());
-        }
-        next = match error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-        {
-            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(inner) = error.source() {
-        error = inner;
-    }
-    error.to_string()
-}
-
-/// An error with all that it wraps.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }

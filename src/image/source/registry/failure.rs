@@ -1,6 +1,9 @@
 //! How a request to a registry can fail, and what to tell people about each way.
 
+use super::route::shown;
+use super::tls;
 use crate::error::Error;
+use reqwest::{StatusCode, Url};
 use std::fmt;
 use std::time::Duration;
 
@@ -104,6 +107,95 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// What a status that is no success means, apart from who asked.
+pub fn by_status(status: StatusCode, cause: String, wait: Option<Duration>) -> Failure {
+    match status {
+        StatusCode::NOT_FOUND => Failure::NotFound { cause },
+        StatusCode::TOO_MANY_REQUESTS => Failure::Temporary {
+            cause,
+            wait,
+            throttled: true,
+        },
+        StatusCode::REQUEST_TIMEOUT => Failure::Temporary {
+            cause,
+            wait,
+            throttled: false,
+        },
+        status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+            Failure::Temporary {
+                cause,
+                wait,
+                throttled: false,
+            }
+        }
+        _ => Failure::Refused { cause },
+    }
+}
+
+/// Why a request got no answer.
+pub fn unsent(error: reqwest::Error, url: &Url) -> Failure {
+    let connecting = error.is_connect();
+    let error = error.without_url();
+    let secure = tls_error(&error);
+    let cause = match &secure {
+        Some(error) => {
+            let words = tls::words(error);
+            format!("cannot connect to `{}` safely: {words}", shown(url))
+        }
+        None => format!("cannot connect to `{}`: {}", shown(url), innermost(&error)),
+    };
+    match secure {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            Failure::Untrusted { cause }
+        }
+        Some(rustls::Error::AlertReceived(_)) => Failure::refused(cause),
+        _ if connecting || error.is_timeout() => Failure::Unreachable { cause },
+        _ => Failure::temporary(format!(
+            "the connection to `{}` broke: {}",
+            shown(url),
+            innermost(&error)
+        )),
+    }
+}
+
+/// The TLS error inside; I/O errors hide what they wrap from `source`.
+fn tls_error(error: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls.clone());
+        }
+        next = match error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(inner) = error.source() {
+        error = inner;
+    }
+    error.to_string()
+}
+
+/// An error with all that it wraps.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
 
 /// The first error of a registry's JSON answer: code and message, without the rest.
 pub fn said(body: &[u8]) -> Option<(String, String)> {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::image::reference::{DOCKER_HUB, Name};
 use crate::image::source::SourceSettings;
+use reqwest::Url;
 use std::net::IpAddr;
 
 /// One place to ask: a registry, and what the repository is called there.
@@ -117,6 +118,15 @@ pub fn api_host(registry: &str) -> &str {
     match registry {
         DOCKER_HUB => "registry-1.docker.io",
         other => other,
+    }
+}
+
+/// Host and port, never the rest: addresses of stores carry signatures.
+pub fn shown(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_string(),
     }
 }
 

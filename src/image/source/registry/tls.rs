@@ -10,6 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -51,7 +52,7 @@ pub fn config(registry: &str, settings: &SourceSettings) -> Result<ClientConfig>
         pinned: own.authorities,
         provider: provider.clone(),
     };
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .or_say(|| "cannot set up TLS")?
         .dangerous()
@@ -61,14 +62,40 @@ pub fn config(registry: &str, settings: &SourceSettings) -> Result<ClientConfig>
     };
     let key = PrivateKeyDer::from_pem_file(&key)
         .or_say(|| format!("cannot read the client key `{}`", key.display()))?;
-    config
-        .with_client_auth_cert(certificates(&certificate)?, key)
-        .or_say(|| {
-            format!(
-                "cannot use the client certificate `{}`",
-                certificate.display()
-            )
-        })
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .or_say(|| format!("cannot use the key of `{}`", certificate.display()))?;
+    // Not `with_client_auth_cert`: it parses the certificate and refuses version 1, which docker's manual has people make.
+    let pair = CertifiedKey::new(certificates(&certificate)?, key);
+    Ok(config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))))
+}
+
+/// What is wrong with the other side, in words.
+pub fn words(error: &rustls::Error) -> String {
+    use CertificateError as Bad;
+    let rustls::Error::InvalidCertificate(bad) = error else {
+        return match error {
+            rustls::Error::AlertReceived(alert) => format!(
+                "it refuses the connection ({alert:?}); it may want a client certificate, `client.cert` with `client.key` beside the registry's `ca.crt`"
+            ),
+            other => other.to_string(),
+        };
+    };
+    match bad {
+        Bad::UnknownIssuer => {
+            "its certificate comes from an authority that is not known here".into()
+        }
+        Bad::Expired | Bad::ExpiredContext { .. } => "its certificate has expired".into(),
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+            "its certificate is not valid yet; is the clock of this machine right?".into()
+        }
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+            "its certificate is for another name".into()
+        }
+        Bad::Other(_) => "its certificate is self-signed or unusual and not known here".into(),
+        other => format!("its certificate is not valid: {other:?}"),
+    }
 }
 
 /// For plain http, where nothing is verified because nothing is encrypted; it believes nobody.
