@@ -3,7 +3,6 @@
 use crate::corpus::corpus;
 use crate::image::layout::{CONFIG, INDEX, Layout, MANIFEST, descriptor, put, write_index};
 use crate::image::text::{self, Compression, Expectation};
-use crate::need::need;
 use crate::pulling::pull_layout as pull;
 use crate::scene::Scene;
 use serde_json::{Value, json};
@@ -38,7 +37,6 @@ fn recovers(scene: &Scene) {
 
 #[test]
 fn hostile_layers_are_refused() {
-    need!(Pull);
     let scene = Scene::new();
     let mut wrong = Vec::new();
     for (name, text) in corpus("tests/corpus/hostile") {
@@ -221,7 +219,6 @@ const WRONG: &[Wrong] = &[
 
 #[test]
 fn hostile_documents_are_refused() {
-    need!(Pull);
     let scene = Scene::new();
     let mut wrong = Vec::new();
     for (name, words, write) in WRONG {
@@ -235,7 +232,6 @@ fn hostile_documents_are_refused() {
 /// Gigabytes of zeros in a few kilobytes: either a bounded image or a refusal, in bounded memory.
 #[test]
 fn bombs_stay_small() {
-    need!(Pull);
     let scene = Scene::new();
     let zeros = vec![0; 1 << 20];
     let mut layer = crate::image::tar::archive(

@@ -11,8 +11,6 @@ use std::process::{Command, Stdio};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code)] // the list is what tests may ask for, not what they ask for today
 pub enum Need {
-    /// The binary has `pull`.
-    Pull,
     /// A plain user may make user namespaces.
     Userns,
     /// `/dev/fuse` can be opened.
@@ -40,7 +38,6 @@ impl Need {
     /// The word in `CARRACK_TESTS_REQUIRE`, and whether `packages` includes it.
     fn word(self) -> (&'static str, bool) {
         match self {
-            Need::Pull => ("pull", false),
             Need::Userns => ("userns", false),
             Need::Fuse => ("fuse", false),
             Need::Root => ("root", false),
@@ -61,7 +58,6 @@ impl Need {
     /// Why it is not there, if it is not.
     fn missing(self) -> Option<String> {
         match self {
-            Need::Pull => fails(env!("CARGO_BIN_EXE_carrack"), &["pull", "--help"]),
             Need::Userns => fails("unshare", &["--user", "--map-root-user", "true"]),
             Need::Fuse => std::fs::OpenOptions::new()
                 .read(true)

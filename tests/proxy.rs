@@ -120,6 +120,10 @@ fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).ok()?;
+        // Somebody tries TLS: a plain server hangs up.
+        if head.is_empty() && !byte[0].is_ascii_alphabetic() {
+            return None;
+        }
         head.push(byte[0]);
     }
     String::from_utf8(head).ok()

@@ -37,7 +37,7 @@ fn pulled(outcome: &Outcome) -> (String, PathBuf) {
 
 #[test]
 fn a_pull_prints_the_digest_and_the_path() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     let reference = format!("{}/test/image:v1", registry.host());
     let (digest, path) = pulled(&scene.run(["pull", "-q", &reference]));
@@ -60,7 +60,7 @@ fn a_pull_prints_the_digest_and_the_path() {
 
 #[test]
 fn an_unchanged_tag_costs_one_request_and_writes_nothing() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     let reference = format!("{}/test/image:v1", registry.host());
     let first = pulled(&scene.run(["pull", "-q", &reference]));
@@ -78,7 +78,7 @@ fn an_unchanged_tag_costs_one_request_and_writes_nothing() {
 
 #[test]
 fn a_moved_tag_brings_the_new_image_and_reuses_layers() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     let reference = format!("{}/test/image:v1", registry.host());
     let first = pulled(&scene.run(["pull", "-q", &reference]));
@@ -99,7 +99,7 @@ fn sha256_of_layer(text: &str, index: usize) -> String {
 
 #[test]
 fn ten_pulls_at_once_download_each_layer_once() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     let reference = format!("{}/test/image:v1", registry.host());
     let results: Vec<(String, PathBuf)> = std::thread::scope(|threads| {
@@ -117,7 +117,7 @@ fn ten_pulls_at_once_download_each_layer_once() {
 
 #[test]
 fn https_needs_the_authority_and_says_so() {
-    need!(Pull, Registry, Openssl);
+    need!(Registry, Openssl);
     let (mut scene, plain) = scene_with(IMAGE);
     let tls = plain.beside(
         &scene.path(""),
@@ -137,7 +137,7 @@ fn https_needs_the_authority_and_says_so() {
 
 #[test]
 fn logins() {
-    need!(Pull, Registry, Htpasswd);
+    need!(Registry, Htpasswd);
     let (scene, plain) = scene_with(IMAGE);
     let closed = plain.beside(
         &scene.path(""),
@@ -181,7 +181,7 @@ fn logins() {
 
 #[test]
 fn bad_days_end_well() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     let big = sha256_of_layer(IMAGE, 1);
     let upstream = registry.port();
@@ -245,7 +245,7 @@ fn bad_days_end_well() {
 
 #[test]
 fn a_registry_that_stays_bad_is_given_up() {
-    need!(Pull, Registry);
+    need!(Registry);
     let (scene, registry) = scene_with(IMAGE);
     for (spoil, words) in [
         (Spoil::Status(403), &["403"][..]),
@@ -262,7 +262,7 @@ fn a_registry_that_stays_bad_is_given_up() {
 
 #[test]
 fn credentials_do_not_follow_a_redirect_to_another_host() {
-    need!(Pull, Registry, Htpasswd);
+    need!(Registry, Htpasswd);
     let (scene, plain) = scene_with(IMAGE);
     let closed = plain.beside(
         &scene.path(""),
@@ -308,7 +308,6 @@ fn credentials_do_not_follow_a_redirect_to_another_host() {
 
 #[test]
 fn compression_of_layers_does_not_change_the_image() {
-    need!(Pull);
     let scene = Scene::new();
     let mut seen = Vec::new();
     for how in [

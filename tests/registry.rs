@@ -144,7 +144,7 @@ impl Registry {
     pub fn requests(&self, words: &[&str]) -> usize {
         let log = std::fs::read_to_string(&self.log).unwrap();
         log.lines()
-            .filter(|line| line.contains("\" ") && line.contains("HTTP/1.1"))
+            .filter(|line| line.contains(" - - ["))
             .filter(|line| words.iter().all(|word| line.contains(word)))
             .count()
     }

@@ -19,6 +19,12 @@ use std::time::{Duration, Instant};
 /// Long enough for a machine that does much else; only failures wait this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Copies a program to run. Not by this process: another thread's child could hold it open for writing while we start it.
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
 fn task() -> PathBuf {
     let examples = Path::new(env!("CARGO_BIN_EXE_carrack"))
         .parent()
@@ -233,7 +239,7 @@ fn slurmstepd() -> &'static Path {
         .get_or_init(|| {
             let scene = tempfile::tempdir().unwrap();
             let path = scene.path().join("slurmstepd");
-            std::fs::copy("/bin/bash", &path).unwrap();
+            copy("/bin/bash".as_ref(), &path);
             (scene, path)
         })
         .1
@@ -583,7 +589,7 @@ mod as_root {
         assert!(copied.unwrap().success());
         std::fs::set_permissions(&image, PermissionsExt::from_mode(0o755)).unwrap();
         let program = base.path().join("task");
-        std::fs::copy(task(), &program).unwrap();
+        copy(task().as_ref(), &program);
         let taken: Vec<PathBuf> = ["/dev/shm", "/tmp", "/var/tmp"]
             .iter()
             .map(|base| Path::new(base).join(format!("carrack-{uid}")))
