@@ -186,7 +186,13 @@ impl fmt::Display for Reference {
 
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", self.registry, self.repository)?;
+        // A host that would read as part of the repository (`node7`, with no dot or port) needs the other separator.
+        let separator = if is_registry(&self.registry) {
+            '/'
+        } else {
+            '#'
+        };
+        write!(out, "{}{separator}{}", self.registry, self.repository)?;
         if let Some(tag) = &self.tag {
             write!(out, ":{tag}")?;
         }

@@ -48,6 +48,9 @@ fn normal_forms() {
             "docker://nvcr.io/nvidia/cuda:12",
         ),
         ("docker://host:5000#a/b", "docker://host:5000/a/b:latest"),
+        // Without the `#` it would be a repository of the default registry.
+        ("node7#a/b", "docker://node7#a/b:latest"),
+        ("NODE7/a/b", "docker://node7#a/b:latest"),
         (
             "a.b/c/d__e.f---g:T_1.x-",
             "docker://a.b/c/d__e.f---g:T_1.x-",
