@@ -31,6 +31,9 @@ pub mod squashfs;
 #[cfg(feature = "cli")]
 pub mod cli;
 
+#[cfg(feature = "cli")]
+pub mod doctor;
+
 pub mod launch;
 
 #[cfg(feature = "cli")]

@@ -3,9 +3,11 @@
 //! A new command is one line in the table below and one file. Nothing is read, opened or connected before the verb is
 //! known: `carrack exec` runs once per task. Only this floor prints.
 
+pub mod attach;
 pub mod cancel;
 pub mod completions;
 pub mod config;
+pub mod doctor;
 pub mod exec;
 pub mod export;
 pub mod gc;
@@ -72,9 +74,9 @@ commands! {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Accounts of registries" { Login login, Logout logout }
-    "Inside an image" { Run run, Exec exec, Shell shell }
+    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach }
     "Slurm jobs" { Submit submit, Script script, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
-    "This installation" { Config config, Completions completions, Man man }
+    "This installation" { Doctor doctor, Config config, Completions completions, Man man }
 }
 
 /// Carry container images to Slurm jobs: pull once, run everywhere, without root

@@ -9,13 +9,13 @@ use crate::config::Settings;
 use crate::error::{Context, Error, Result};
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
-use crate::image::store::{Store, Stored, named};
+use crate::image::store::{Stored, named};
 use crate::launch::capsule::{Entered, Host};
 use crate::launch::execute::{Listener, execute};
 use crate::launch::plan::{Found, plan};
 use crate::launch::probe;
 use crate::launch::profile::Profile;
-use crate::launch::request::{Mode, Request};
+use crate::launch::request::Mode;
 use crate::launch::step::{Check, Image, Plan};
 use crate::record::ImageRecord;
 use std::path::Path;
@@ -184,14 +184,14 @@ fn pull(
 }
 
 /// Says things once per step: by its first task.
-struct Voice {
+pub struct Voice {
     first: bool,
     quiet: bool,
     verbose: bool,
 }
 
 impl Voice {
-    fn of(common: &LaunchCommon) -> Voice {
+    pub fn of(common: &LaunchCommon) -> Voice {
         Voice {
             first: is_first(),
             quiet: common.quiet,
@@ -229,14 +229,4 @@ impl Listener for Voice {
             eprintln!("carrack: warning: {}", crate::error::printable(text));
         }
     }
-}
-
-/// The store of these options.
-pub fn store(common: &LaunchCommon) -> Result<Store> {
-    common.common().open_store()
-}
-
-/// A request without an image, for commands that enter what runs already.
-pub fn request(launch: &LaunchArgs, mode: Mode) -> Result<Request> {
-    launch.request(mode)
 }

@@ -55,6 +55,15 @@ pub const DROPPED: &[(&str, &str)] = &[
     ("PYTHONUSERBASE", "host packages built for another Python"),
     ("CONDA_*", "says that a host environment is active"),
     ("_CE_*", "state of the host's conda"),
+    ("PYENV_*", "paths of the host's pyenv"),
+    (
+        "SSL_CERT_*",
+        "certificates that the image has elsewhere or not at all",
+    ),
+    (
+        "*_CA_BUNDLE",
+        "certificates that the image has elsewhere or not at all",
+    ),
     ("VIRTUAL_ENV*", "says that a host environment is active"),
     ("PERL5LIB", "host modules built for another Perl"),
     ("PERL5OPT", "loads host modules into every Perl"),

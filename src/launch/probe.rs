@@ -11,10 +11,11 @@ use super::passwd::Account;
 use super::profile::Profile;
 use super::request::{EnvRule, Gpu, Request};
 use super::step::Image;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use rustix::fs::{Access, AtFlags, CWD};
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ const MAX_FILE: u64 = (4 << 20) + 1;
 /// User files and CDI specifications beyond this are broken or hostile.
 const MAX_DATABASE: u64 = 16 << 20;
 /// How long a name service may take before the user goes without a name.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks at the node as far as a request needs it.
 pub fn facts(request: &Request, profile: &Profile) -> Result<HostFacts> {
@@ -338,21 +339,23 @@ pub fn getent(database: &str, keys: &[u32]) -> String {
     let Ok(mut child) = child else {
         return String::new();
     };
-    let mut answer = Vec::new();
-    if let Some(output) = child.stdout.take() {
-        read_until(output, Instant::now() + PATIENCE, &mut answer);
-    }
+    let answer = match child.stdout.take() {
+        Some(output) => read_for(output, PATIENCE),
+        None => Vec::new(),
+    };
     // Whether it has answered or hangs: nothing more is wanted from it.
     let _ = child.kill();
     let _ = child.wait();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Reads to the end, or to what has come when time is up.
-fn read_until(mut from: std::process::ChildStdout, end: Instant, answer: &mut Vec<u8>) {
+/// What a helper writes until it closes its output or time is up.
+pub fn read_for(mut from: impl Read + AsFd, patience: Duration) -> Vec<u8> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let end = Instant::now() + patience;
+    let mut answer = Vec::new();
     let mut buffer = [0; 16384];
-    while answer.len() < MAX_DATABASE as usize {
+    while (answer.len() as u64) < MAX_DATABASE {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = Timespec {
             tv_sec: left.as_secs() as _,
@@ -362,13 +365,14 @@ fn read_until(mut from: std::process::ChildStdout, end: Instant, answer: &mut Ve
         match poll(&mut fds, Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => continue,
             Ok(1..) => {}
-            _ => return,
+            _ => break,
         }
         match from.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => break,
             Ok(count) => answer.extend_from_slice(buffer.get(..count).unwrap_or_default()),
         }
     }
+    answer
 }
 
 /// Where this is: for messages.
@@ -377,11 +381,6 @@ pub fn node_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
-}
-
-/// An error for a path that a request names and that is not there.
-pub fn not_there(path: &Path) -> Error {
-    Error::new(format!("`{}` does not exist", path.display()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,40 @@
+//! `carrack doctor`: what this node can do, found by trying.
+
+use super::{Common, output};
+use crate::doctor::{Level, probes};
+use crate::error::Result;
+use std::process::ExitCode;
+
+/// Check what this node can do, and say what to change
+///
+/// Run it where the job runs: `srun carrack doctor`. Exit code 0 if images can be started, 1 if not.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let store = args.common.open_store();
+    let mut findings = probes::all(store.as_ref().ok().map(|store| store.root()));
+    if let Err(error) = store {
+        findings.push(
+            crate::doctor::Finding::fail("settings", error.what())
+                .cause(error.causes().join("; "))
+                .remedy(error.hints().join("; ")),
+        );
+    }
+    if args.json {
+        output::print_json(&findings)?;
+    } else {
+        let shown = findings
+            .iter()
+            .filter(|finding| !args.common.quiet || finding.level > Level::Ok);
+        let lines: String = shown.map(|finding| format!("{finding}\n")).collect();
+        output::print(&crate::error::printable(&lines))?;
+    }
+    Ok(ExitCode::from(probes::exit(&findings)))
+}
