@@ -567,6 +567,108 @@ fn a_broken_image_is_told_about() {
     job.nothing_is_left();
 }
 
+/// Metadata operations on the image's file system: all of the maker's and its server's, and none of a joiner's.
+#[test]
+fn the_image_is_opened_once_on_a_node() {
+    need!(Userns, Fuse, SquashfsTools, Strace);
+    let scene = tempfile::tempdir().unwrap();
+    let image = scene.path().join("image.sqsh");
+    std::fs::copy(squashfs(), &image).unwrap();
+    let touches = |job: &Job, rank: u32| -> Vec<String> {
+        let log = scene.path().join(format!("log{rank}"));
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-y", "-e", "trace=%file,%desc", "-o"])
+            .arg(&log);
+        command.arg(task()).arg(&image).arg("true");
+        job.surround(&mut command, rank);
+        out(&command.output().unwrap());
+        let text = std::fs::read(&log).unwrap();
+        let data = [
+            "read(", "pread64(", "preadv(", "close(", "execve(", "mount(", "dup", "fcntl(",
+            "resumed>",
+        ];
+        String::from_utf8_lossy(&text)
+            .lines()
+            .filter(|line| line.contains("image.sqsh"))
+            .filter(|line| !data.iter().any(|call| line.contains(call)))
+            .map(String::from)
+            .collect()
+    };
+    // strace waits for the server too, so nobody may be expected after the maker.
+    let job = Job::new(&image).tasks(1);
+    let maker = touches(&job, 0);
+    assert!((1..=3).contains(&maker.len()), "{maker:#?}");
+    job.nothing_is_left();
+    let job = Job::new(&image).tasks(2);
+    out(&job.run(0, &["true"]));
+    let joiner = touches(&job, 1);
+    assert!(joiner.is_empty(), "{joiner:#?}");
+    job.nothing_is_left();
+}
+
+/// What an image can put in the way of mounts: every path of it may be a link, or be something else than expected.
+#[test]
+fn an_image_cannot_lead_mounts_astray() {
+    need!(Userns);
+    let scene = tempfile::tempdir().unwrap();
+    let outside = scene.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let source = scene.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("wind"), "west\n").unwrap();
+    let up = "../".repeat(20);
+    let escape = format!("{up}{}", outside.strip_prefix("/").unwrap().display());
+    for (number, link) in [
+        escape.as_str(),
+        outside.to_str().unwrap(),
+        "/proc/self/root/tmp",
+        "/proc/1/root",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let image = scene.path().join(format!("image{number}"));
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(tree())
+            .arg(&image)
+            .status();
+        assert!(copied.unwrap().success());
+        std::os::unix::fs::symlink(link, image.join("harbour")).unwrap();
+        let bind = format!("{}:/harbour/berth", source.display());
+        let job = Job::new(&image).with("TASK_BIND", bind);
+        let output = job.run(0, &["cat", "/harbour/berth/wind"]);
+        // Where the link leads inside there is nothing yet, so it is made there; nothing may appear outside.
+        if output.status.success() {
+            assert_eq!(out(&output), "west", "{link}");
+        } else {
+            assert_eq!(output.status.code(), Some(125), "{link}: {output:?}");
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{link}");
+        job.nothing_is_left();
+    }
+    // A file where a directory is needed is an error that names it.
+    let image = scene.path().join("file");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(tree())
+        .arg(&image)
+        .status();
+    assert!(copied.unwrap().success());
+    std::fs::write(image.join("harbour"), "").unwrap();
+    for at in ["/harbour", "/harbour/berth"] {
+        let job = Job::new(&image).with("TASK_BIND", format!("{}:{at}", source.display()));
+        let output = job.run(0, &["true"]);
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains("/harbour") && text.contains("directory"),
+            "{text}"
+        );
+    }
+}
+
 mod as_root {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, chown};
