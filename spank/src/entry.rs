@@ -137,7 +137,7 @@ pub extern "C" fn slurm_spank_task_init(
 /// Pulls the image if need be and returns its digest; progress and errors go to the user's stderr.
 fn resolve(launcher: &str, image: &str) -> Result<String, String> {
     let output = Command::new(launcher)
-        .args(["pull", "-q", "--", image])
+        .args(["pull", "--missing", "-q", "--", image])
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| {

@@ -26,6 +26,9 @@ pub struct Args {
     /// What to pull
     #[arg(required = true, value_name = "REFERENCE")]
     references: Vec<String>,
+    /// Leave alone what the store has under this name, without asking the registry whether the tag moved
+    #[arg(long)]
+    missing: bool,
     #[command(flatten)]
     how: Conversion,
     #[command(flatten)]
@@ -60,12 +63,13 @@ pub struct Conversion {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let work = args.how.prepare(&args.common)?;
+    let default = &work.settings.config.registries.default;
     let mut references = Vec::new();
     for text in &args.references {
-        references.push((
-            Reference::parse(text, &work.settings.config.registries.default)?,
-            Name::Reference,
-        ));
+        if args.missing && work.tell_stored(text, default)? {
+            continue;
+        }
+        references.push((Reference::parse(text, default)?, Name::Reference));
     }
     work.all(references)
 }
@@ -119,6 +123,23 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Says what the store has under this name; false when it has nothing.
+    fn tell_stored(&self, text: &str, default: &str) -> Result<bool> {
+        let store = self.common.store_of(&self.settings)?;
+        let Ok(stored) = store.find_named(text, default, &self.platform) else {
+            return Ok(false);
+        };
+        let path = stored.path.display();
+        output::print(&match self.common.quiet {
+            true => format!("{}\t{path}\n", stored.digest),
+            false => crate::error::printable(&format!(
+                "{text}: in the store\n  digest  {}\n  path    {path}\n",
+                stored.digest
+            )),
+        })?;
+        Ok(true)
+    }
+
     /// Pulls each reference. One failure does not stop the others.
     pub fn all(&self, references: Vec<(Reference, Name)>) -> Result<ExitCode> {
         interrupt::clean_up_on_signals();
