@@ -47,7 +47,7 @@ pub struct Options {
     pub source_date: u32,
     /// Keep packs for the next image that has the layer.
     pub keep_packs: bool,
-    /// Store blocks of the loader, libc and shell uncompressed: they are what every process start reads.
+    /// Store the first blocks of the loader, libc and shell uncompressed: they are what every process start reads.
     pub raw_hot_files: bool,
     /// Empty directories that are added where the image has nothing of that name, so that a launcher can mount there.
     pub mount_points: Vec<String>,

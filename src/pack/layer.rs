@@ -199,7 +199,8 @@ struct Cutter<'a> {
     block: Option<Vec<u8>>,
     /// Blocks of zeros before it that the pack was not told yet.
     holes: u64,
-    raw: bool,
+    /// Bytes of the current file that are stored uncompressed from here on.
+    raw: u64,
     sniffer: Option<Sniffer>,
     fragment: Option<Vec<u8>>,
     fragments: u32,
@@ -216,7 +217,7 @@ impl<'a> Cutter<'a> {
             tickets: 0,
             block: None,
             holes: 0,
-            raw: false,
+            raw: 0,
             sniffer: None,
             fragment: None,
             fragments: 0,
@@ -234,7 +235,11 @@ impl<'a> Cutter<'a> {
                 "bytes",
             ));
         }
-        self.raw = self.hot_raw && sniff::is_hot(path);
+        self.raw = if self.hot_raw {
+            sniff::hot_length(path)
+        } else {
+            0
+        };
         self.sniffer = Sniffer::for_path(path);
         Ok(())
     }
@@ -249,6 +254,8 @@ impl<'a> Cutter<'a> {
         let Some(block) = self.block.take() else {
             return;
         };
+        let raw = self.raw > 0;
+        self.raw = self.raw.saturating_sub(block.len() as u64);
         if is_zero(&block) {
             self.holes += 1;
             self.block = Some(cleared(block));
@@ -256,8 +263,7 @@ impl<'a> Cutter<'a> {
         }
         self.flush_holes();
         let ticket = self.ticket();
-        self.pool
-            .submit(&self.ordered, ticket, block, self.raw, false);
+        self.pool.submit(&self.ordered, ticket, block, raw, false);
     }
 
     fn flush_holes(&mut self) {
@@ -276,7 +282,7 @@ impl<'a> Cutter<'a> {
         if size == 0 {
             return Ok(content);
         }
-        if size < self.pool.block_size() as u64 && !self.raw {
+        if size < self.pool.block_size() as u64 && self.raw == 0 {
             let tail = self.block.take().unwrap_or_default();
             content.tail = Some(self.add_tail(&tail)?);
             self.block = Some(cleared(tail));

@@ -19,4 +19,4 @@ pub mod stream;
 pub mod tar;
 
 /// Raised with every change of the bytes that a layer or an image becomes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;

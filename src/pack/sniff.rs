@@ -138,20 +138,26 @@ fn is_version(text: &[u8]) -> bool {
         && patch.iter().skip(digits).all(u8::is_ascii_alphanumeric)
 }
 
-/// Whether every process start reads this file: the dynamic loader, libc and the shells. Stored uncompressed, they cost
-/// a start no decompression.
-pub fn is_hot(path: &[u8]) -> bool {
+/// How much of a file's start is stored uncompressed because every process start reads it: the dynamic loader, libc and
+/// the shells. That costs a start no decompression, and the image some 700 KB, whatever its size.
+pub fn hot_length(path: &[u8]) -> u64 {
     let name = base(path);
     let starts = |prefix: &[u8]| name.starts_with(prefix);
     let directory = path.strip_suffix(name).unwrap_or_default();
     let in_bin = [&b"bin/"[..], b"usr/bin/"].contains(&directory);
     let shells: [&[u8]; 5] = [b"true", b"sh", b"dash", b"bash", b"busybox"];
-    starts(b"ld-linux")
+    if starts(b"ld-linux")
         || starts(b"ld-musl")
         || (starts(b"ld-2.") && name.ends_with(b".so"))
         || name == b"libc.so.6"
         || (starts(b"libc-2.") && name.ends_with(b".so"))
-        || (in_bin && shells.contains(&name))
+    {
+        1 << 20
+    } else if in_bin && shells.contains(&name) {
+        128 << 10
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]
@@ -177,16 +183,16 @@ mod tests {
     #[test]
     fn hot_files() {
         for (path, hot) in [
-            ("lib64/ld-linux-x86-64.so.2", true),
-            ("usr/lib/x86_64-linux-gnu/libc.so.6", true),
-            ("lib/x86_64-linux-gnu/libc-2.31.so", true),
-            ("lib/ld-musl-x86_64.so.1", true),
-            ("usr/bin/dash", true),
-            ("bin/sh", true),
-            ("opt/app/bin/sh", false),
-            ("usr/lib/libcrypt.so.1", false),
+            ("lib64/ld-linux-x86-64.so.2", 1 << 20),
+            ("usr/lib/x86_64-linux-gnu/libc.so.6", 1 << 20),
+            ("lib/x86_64-linux-gnu/libc-2.31.so", 1 << 20),
+            ("lib/ld-musl-x86_64.so.1", 1 << 20),
+            ("usr/bin/dash", 128 << 10),
+            ("bin/sh", 128 << 10),
+            ("opt/app/bin/sh", 0),
+            ("usr/lib/libcrypt.so.1", 0),
         ] {
-            assert_eq!(is_hot(path.as_bytes()), hot, "{path}");
+            assert_eq!(hot_length(path.as_bytes()), hot, "{path}");
         }
     }
 }
