@@ -1,4 +1,5 @@
 use super::*;
+use crate::image::entry::{Attributes, Content};
 use crate::pack::blocks::PackFile;
 use crate::pack::pool::Event;
 
