@@ -1,0 +1,222 @@
+//! The decision of the merge: which item wins at a path, what a hard link means, and the walk that keeps what is visible.
+
+use super::{Builder, Item, MAX_HOPS, NONE, Seen, Slot, Tree, What, name_of, path_of};
+use crate::error::{Error, Result};
+use crate::image::entry::display;
+use std::collections::{HashMap, HashSet};
+
+impl Builder {
+    fn items_of(&self, node: u32) -> impl Iterator<Item = (u32, &Item)> {
+        let mut at = self
+            .nodes
+            .get(node as usize)
+            .map_or(NONE, |node| node.newest);
+        std::iter::from_fn(move || {
+            let item = self.items.get(at as usize)?;
+            let index = at;
+            at = item.older;
+            Some((index, item))
+        })
+    }
+
+    /// What is visible at a node when layers below `floor` are hidden.
+    pub(super) fn see(&self, node: u32, mut floor: u16) -> Seen {
+        let (mut opaque, mut winner) = (0, None);
+        let mut nondirectory_below = None;
+        let mut metadata = NONE;
+        let mut last_layer = None;
+        for (_, item) in self.items_of(node) {
+            match item.what {
+                What::Whiteout => floor = floor.max(item.layer),
+                What::Opaque => opaque = opaque.max(item.layer),
+                _ => {}
+            }
+        }
+        for (index, item) in self.items_of(node) {
+            if item.layer < floor {
+                break;
+            }
+            if matches!(item.what, What::Whiteout | What::Opaque) || last_layer == Some(item.layer)
+            {
+                continue;
+            }
+            last_layer = Some(item.layer);
+            if winner.is_none() {
+                winner = Some((index, item));
+            }
+            if item.what == What::Directory {
+                if metadata == NONE {
+                    metadata = index;
+                }
+            } else {
+                nondirectory_below = Some(item.layer);
+                break;
+            }
+        }
+        let implied = self.nodes.get(node as usize).map_or(0, |node| node.implied);
+        let is_directory = match winner {
+            Some((_, item)) if item.what == What::Directory => true,
+            Some((_, item)) => implied > item.layer + 1,
+            None => implied > floor,
+        };
+        match winner {
+            _ if is_directory => Seen::Directory {
+                metadata,
+                floor: floor
+                    .max(opaque)
+                    .max(nondirectory_below.map_or(0, |layer| layer + 1)),
+            },
+            Some((item, _)) => Seen::Leaf { item },
+            None => Seen::Nothing,
+        }
+    }
+
+    /// Follows a hard link to the item that is the inode.
+    fn resolve(&self, link: u32) -> Result<u32> {
+        let mut at = link;
+        for _ in 0..MAX_HOPS {
+            let Some(item) = self.items.get(at as usize) else {
+                break;
+            };
+            if item.what != What::HardLink {
+                return Ok(at);
+            }
+            let real = |item: &Item| !matches!(item.what, What::Whiteout | What::Opaque);
+            let before = self
+                .items_of(item.b)
+                .find(|&(index, other)| index < at && real(other));
+            // A link that stands before its target in its own layer is odd, but clear.
+            let target = before.or_else(|| {
+                self.items_of(item.b)
+                    .find(|&(index, other)| index != at && other.layer == item.layer && real(other))
+            });
+            match target {
+                Some((index, _)) => at = index,
+                None => {
+                    return Err(
+                        Error::new("the image has a hard link to nothing").cause(format!(
+                            "no layer has `{}`, to which `{}` should link",
+                            self.path_text(item.b),
+                            self.path_of_item(link)
+                        )),
+                    );
+                }
+            }
+        }
+        Err(Error::new("the image has hard links in a circle")
+            .cause(format!("at `{}`", self.path_of_item(link))))
+    }
+
+    fn path_text(&self, node: u32) -> String {
+        display(&path_of(&self.nodes, &self.bytes, node))
+    }
+
+    /// For errors only: looks everywhere.
+    fn path_of_item(&self, item: u32) -> String {
+        (0..self.nodes.len() as u32)
+            .find(|&node| self.items_of(node).any(|(index, _)| index == item))
+            .map(|node| self.path_text(node))
+            .unwrap_or_default()
+    }
+
+    /// Decides what is visible.
+    pub fn finish(mut self) -> Result<Tree> {
+        self.lookup = HashMap::new();
+        self.xattr_lookup = HashMap::new();
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut entries: Vec<(u32, u32)> = Vec::new();
+        let mut devices = 0;
+        let mut inode_of: HashMap<u32, u32> = HashMap::new();
+        let linked: HashSet<u32> = self
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| item.what == What::HardLink)
+            .filter_map(|(index, _)| self.resolve(index as u32).ok())
+            .collect();
+        let (metadata, floor) = match self.see(0, 0) {
+            Seen::Directory { metadata, floor } => (metadata, floor),
+            _ => (NONE, 0),
+        };
+        slots.push(Slot::new(metadata, 0));
+        // Depth first; a directory's entries get consecutive numbers.
+        let mut open = vec![(0u32, 0u32, floor)];
+        let mut names: Vec<u32> = Vec::new();
+        while let Some((node, inode, floor)) = open.pop() {
+            names.clear();
+            let mut child = self
+                .nodes
+                .get(node as usize)
+                .map_or(NONE, |node| node.first_child);
+            while let Some(next) = self.nodes.get(child as usize) {
+                names.push(child);
+                child = next.sibling;
+            }
+            names.sort_unstable_by_key(|&name| {
+                self.nodes
+                    .get(name as usize)
+                    .map(|node| name_of(&self.bytes, node))
+            });
+            let first = entries.len() as u32;
+            let mut subdirectories = 0;
+            let opened = open.len();
+            for &name in &names {
+                let next = slots.len() as u32;
+                match self.see(name, floor) {
+                    Seen::Nothing => {}
+                    Seen::Directory { metadata, floor } => {
+                        slots.push(Slot::new(metadata, inode));
+                        entries.push((name, next));
+                        open.push((name, next, floor));
+                        subdirectories += 1;
+                    }
+                    Seen::Leaf { item } => {
+                        let item = self.resolve(item)?;
+                        let what = self.items.get(item as usize).map(|item| item.what);
+                        if what == Some(What::Device) {
+                            devices += 1;
+                            continue;
+                        }
+                        if what == Some(What::Directory) {
+                            return Err(Error::new("the image has a hard link to a directory")
+                                .cause(format!("`{}`", self.path_text(name))));
+                        }
+                        let inode = match inode_of.get(&item) {
+                            Some(&known) => known,
+                            None => {
+                                slots.push(Slot::new(item, 0));
+                                if linked.contains(&item) {
+                                    inode_of.insert(item, next);
+                                }
+                                next
+                            }
+                        };
+                        if let Some(slot) = slots.get_mut(inode as usize) {
+                            slot.links += 1;
+                        }
+                        entries.push((name, inode));
+                    }
+                }
+            }
+            // The stack gives back the last first: this keeps directories in the order of their names.
+            if let Some(new) = open.get_mut(opened..) {
+                new.reverse();
+            }
+            if let Some(slot) = slots.get_mut(inode as usize) {
+                slot.entries = first;
+                slot.count = entries.len() as u32 - first;
+                slot.links = 2 + subdirectories;
+            }
+        }
+        Ok(Tree {
+            nodes: self.nodes,
+            items: self.items,
+            bytes: self.bytes,
+            xattrs: self.xattrs,
+            hints: self.hints,
+            slots,
+            entries,
+            devices,
+        })
+    }
+}
