@@ -145,11 +145,7 @@ pub fn write(
     let mut bytes = Vec::new();
     fragments.iter().for_each(|entry| entry.encode(&mut bytes));
     let fragment_table = tables::indexed(&mut out, &bytes, options.level)?;
-    bytes.clear();
-    references
-        .iter()
-        .for_each(|reference| bytes.extend(reference.to_le_bytes()));
-    let export_table = tables::indexed(&mut out, &bytes, options.level)?;
+    let export_table = tables::indexed_words(&mut out, &references, options.level)?;
     let id_table = tables::indexed(&mut out, &ids.encode(), options.level)?;
     let xattr_table = xattrs.write(&mut out, options.level)?;
     let bytes_used = out.position;

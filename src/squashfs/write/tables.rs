@@ -9,6 +9,20 @@ use std::collections::{BTreeSet, HashMap};
 /// Writes entries as metadata blocks, then the positions of those blocks; returns where the positions start.
 pub fn indexed(out: &mut Output, entries: &[u8], level: i32) -> Result<u64> {
     let blocks = blocks(out, entries, level)?;
+    positions(out, &blocks)
+}
+
+/// The same for one number per inode, without a second copy of them all.
+pub fn indexed_words(out: &mut Output, words: &[u64], level: i32) -> Result<u64> {
+    let mut starts = Vec::new();
+    for part in words.chunks(crate::squashfs::format::METADATA_SIZE * 8) {
+        let bytes: Vec<u8> = part.iter().flat_map(|word| word.to_le_bytes()).collect();
+        starts.extend(blocks(out, &bytes, level)?);
+    }
+    positions(out, &starts)
+}
+
+fn positions(out: &mut Output, blocks: &[u64]) -> Result<u64> {
     let start = out.position;
     for block in blocks {
         out.put(&block.to_le_bytes())?;
