@@ -19,6 +19,7 @@ pub mod launching;
 pub mod login;
 pub mod logout;
 pub mod logs;
+mod looked_up;
 pub mod man;
 pub mod options;
 pub mod output;

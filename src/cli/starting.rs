@@ -3,7 +3,7 @@
 //! The order matters: a request that the site refuses is refused before the image is looked for, and everything that may
 //! start threads (a pull) happens in another process, because a capsule can only be entered by a process with one.
 
-use super::{LaunchCommon, output};
+use super::{LaunchCommon, looked_up, output};
 use crate::cli::launching::LaunchArgs;
 use crate::config::Settings;
 use crate::error::{Context, Error, Result};
@@ -18,6 +18,7 @@ use crate::launch::profile::Profile;
 use crate::launch::request::Mode;
 use crate::launch::step::{Check, Image, Plan};
 use crate::record::ImageRecord;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -71,7 +72,10 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
         return Err(Error::usage("no image was named")
             .hint("write it first: `carrack exec IMAGE COMMAND`, or set CARRACK_IMAGE and begin with `--`"));
     };
-    let found = find(&name, &settings, common, dry_run)?;
+    let directory = std::env::current_dir().unwrap_or_default();
+    let store = common.common().store_of(&settings)?;
+    let place = [store.root(), &directory].map(|path| path.as_os_str().as_bytes());
+    let found = looked_up::once(&name, &place, || find(&name, &settings, common, dry_run))?;
     let mut facts = probe::facts(&request, &profile)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     plan(&found, &request, config, &facts)
