@@ -241,6 +241,11 @@ pub fn oci(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Exported> {
+    // skopeo gives directories that it must make itself to root, which it may not when a plain user reads the archive.
+    for directory in ["blobs/", "blobs/sha256/"] {
+        out.write_all(&tar::directory_header(directory))
+            .or_say(|| "cannot write the archive")?;
+    }
     let layer = layer_in_front(image, out, options.compression, progress, |layer| {
         blob_name(&layer.digest)
     })?;
@@ -342,9 +347,10 @@ fn layer_in_front(
     name: impl FnOnce(&Layer) -> String,
 ) -> Result<Layer> {
     let what = || "cannot write the archive";
-    out.seek(SeekFrom::Start(512)).or_say(what)?;
+    let start = out.stream_position().or_say(what)?;
+    out.seek(SeekFrom::Start(start + 512)).or_say(what)?;
     let layer = write_layer(image, out, compression, progress)?;
-    out.seek(SeekFrom::Start(0)).or_say(what)?;
+    out.seek(SeekFrom::Start(start)).or_say(what)?;
     out.write_all(&tar::file_header(&name(&layer), layer.size))
         .or_say(what)?;
     out.seek(SeekFrom::End(0)).or_say(what)?;

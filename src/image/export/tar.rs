@@ -254,6 +254,23 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
+/// The header of a directory in an archive.
+pub fn directory_header(name: &str) -> [u8; BLOCK] {
+    let entry = Entry {
+        name: name.as_bytes().to_vec(),
+        flag: b'5',
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        mtime: 0,
+        link: Vec::new(),
+        device: (0, 0),
+        xattrs: Vec::new(),
+    };
+    entry.header(split_short(&entry.name))
+}
+
 /// The header of a regular file in an archive, for any size (GNU's binary form above 8 GiB).
 pub fn file_header(name: &str, size: u64) -> [u8; BLOCK] {
     let entry = Entry {
