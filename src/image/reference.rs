@@ -343,15 +343,17 @@ fn parse_name(text: &str, rest: &str, default_registry: &str) -> Result<Name> {
     let registry = registry.unwrap_or(default_registry);
     check_registry(text, registry)?;
     let registry = normal_registry(registry);
-    check_repository(text, repository)?;
+    let repository =
+        if registry == DOCKER_HUB && !repository.contains('/') && !repository.is_empty() {
+            format!("library/{repository}")
+        } else {
+            repository.to_string()
+        };
+    // With what was put in front: the limit is the registry's.
+    check_repository(text, &repository)?;
     if let Some(tag) = tag {
         check_tag(text, tag)?;
     }
-    let repository = if registry == DOCKER_HUB && !repository.contains('/') {
-        format!("library/{repository}")
-    } else {
-        repository.to_string()
-    };
     let tag = match (tag, &digest) {
         (Some(tag), _) => Some(tag.to_string()),
         (None, Some(_)) => None,

@@ -183,6 +183,8 @@ fn registries_alone() {
 #[test]
 fn refused_with_a_reason() {
     let long = format!("h.eu/{}", "a".repeat(300));
+    // `library/` is put in front.
+    let hub = "a".repeat(250);
     let huge = "a".repeat(5000);
     let tag = format!("x:{}", "t".repeat(129));
     let upper = format!("h.eu/x@sha256:{}", "A".repeat(64));
@@ -191,6 +193,7 @@ fn refused_with_a_reason() {
         ("", "empty"),
         (huge.as_str(), "too long"),
         (long.as_str(), "characters"),
+        (hub.as_str(), "258 characters"),
         (tag.as_str(), "is not a tag"),
         (upper.as_str(), "lower-case hex"),
         (sha512.as_str(), "only sha256"),
