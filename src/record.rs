@@ -2,7 +2,8 @@
 //!
 //! It is the contract between the image half (which ends by writing one) and the launch half (which starts by reading
 //! one). Unknown fields are ignored, so that an older carrack reads a newer record of the same schema. A record is
-//! hostile until checked: [`ImageRecord::parse`] bounds its size and checks every digest it carries.
+//! hostile until checked: [`ImageRecord::parse`] bounds its size and checks every digest it carries. Its last line is a
+//! hash of the text before it: a byte that flipped on a disk is found by every reader. It is no signature.
 
 use crate::error::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,20 @@ impl ImageRecord {
                 bytes.len()
             )));
         }
+        // What is no record at all is told as such; the checksum comes before anything is believed.
+        let record = ImageRecord::parse_unsealed(bytes);
+        if !is_sealed(bytes) {
+            let altered =
+                Error::new("cannot read the image record: its text is not as it was written")
+                    .cause("the checksum in its last line does not fit")
+                    .hint("a byte was changed on the disk or by hand; pull the image again");
+            return Err(record.err().unwrap_or(altered));
+        }
+        record
+    }
+
+    /// The same for a text that was not written by [`ImageRecord::to_json`].
+    pub fn parse_unsealed(bytes: &[u8]) -> Result<ImageRecord> {
         let record: ImageRecord =
             serde_json::from_slice(bytes).or_say(|| "cannot read the image record")?;
         if record.schema != SCHEMA {
@@ -171,12 +186,28 @@ impl ImageRecord {
         Ok(record)
     }
 
-    /// The text written beside the image: stable order, two-space indent, final newline.
+    /// The text written beside the image: stable order, two-space indent, its checksum, final newline.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let body = text.strip_suffix("\n}").unwrap_or_default();
+        let hash = blake3::hash(body.as_bytes());
+        format!("{body}{SEAL}{}\"\n}}\n", hash.to_hex())
     }
+}
+
+/// What stands between the text and its hash.
+const SEAL: &str = ",\n  \"checksum\": \"blake3:";
+
+/// Whether the text ends in the hash of what stands before it.
+fn is_sealed(bytes: &[u8]) -> bool {
+    let Some(rest) = bytes.strip_suffix(b"\"\n}\n") else {
+        return false;
+    };
+    let Some((rest, hex)) = rest.split_last_chunk::<64>() else {
+        return false;
+    };
+    rest.strip_suffix(SEAL.as_bytes())
+        .is_some_and(|body| blake3::hash(body).to_hex().as_bytes() == hex)
 }
 
 /// `algorithm:64 lower-case hex digits`.
@@ -212,6 +243,23 @@ mod tests {
             ImageRecord::parse(record.to_json().as_bytes()).unwrap(),
             record
         );
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found() {
+        let text = sample().to_json().into_bytes();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap();
+        for at in 0..text.len() {
+            for bit in [1, 0x20] {
+                let mut flipped = text.clone();
+                flipped[at] ^= bit;
+                assert!(ImageRecord::parse(&flipped).is_err(), "byte {at}");
+            }
+        }
+        let unsealed = serde_json::to_vec_pretty(&sample()).unwrap();
+        assert!(ImageRecord::parse_unsealed(&unsealed).is_ok());
+        let error = ImageRecord::parse(&unsealed).unwrap_err().to_string();
+        assert!(error.contains("not as it was written"), "{error}");
     }
 
     #[test]
