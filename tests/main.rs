@@ -11,6 +11,7 @@ mod cli_images;
 mod command_line;
 mod corpus;
 mod floors;
+mod foreign;
 mod golden;
 mod hostile;
 mod image;

@@ -4,12 +4,13 @@ use super::table::ago;
 use super::{Common, output};
 use crate::config::Size;
 use crate::error::{Result, printable};
+use crate::image::adopt::software;
 use crate::image::manifest::platform_text;
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
 use crate::image::store::verify::{open, open_checked};
 use crate::image::store::{Store, Stored};
-use crate::record::{ImageRecord, Library};
+use crate::record::{Contents, ImageRecord, Library};
 use std::process::ExitCode;
 
 /// Show what is known of an image
@@ -35,10 +36,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let stored = match store.find_named(&args.image, default, &host_platform()) {
         Ok(stored) => stored,
         Err(missing) => match crate::image::store::named(&args.image, default)? {
-            Some(reference) if is_ready_file(&reference) => in_place(
-                &reference,
-                &source_settings(&settings.config, std::env::temp_dir())?,
-            )?,
+            Some(reference) if is_ready_file(&reference) => {
+                let mut stored = in_place(
+                    &reference,
+                    &source_settings(&settings.config, std::env::temp_dir())?,
+                )?;
+                if !args.files
+                    && !args.common.quiet
+                    && stored.record.contents == Contents::default()
+                {
+                    stored.record.contents = software(&stored)?;
+                }
+                stored
+            }
             _ => return Err(missing),
         },
     };

@@ -5,12 +5,13 @@
 //! registry's is the word of whoever gave the pair.
 
 use crate::error::{Context, Error, Result};
+use crate::image::contents;
 use crate::image::digest::Digest;
 use crate::image::progress::Progress;
 use crate::image::pull::tool;
 use crate::image::reference::Reference;
-use crate::image::store::{Stored, explain};
-use crate::record::{ImageRecord, MAX_BYTES, Platform, SCHEMA, Squashfs};
+use crate::image::store::{self, Stored, explain};
+use crate::record::{Contents, ImageRecord, MAX_BYTES, Platform, SCHEMA, Squashfs};
 use crate::squashfs::read::{self, Image, integrity_of, verify_all};
 use sha2::Digest as _;
 use std::fs::{File as Handle, OpenOptions};
@@ -106,12 +107,19 @@ pub fn copy(
     out.write_all_at(&integrity.table(), integrity.squashfs.hashes_offset)
         .map_err(failed)?;
     out.set_len(integrity.squashfs.size).map_err(failed)?;
-    Ok(describe(
+    let mut record = describe(
         file,
         known.digest.to_string(),
         reference,
         integrity.squashfs,
-    ))
+    );
+    record.contents = contents::find_in(&image)?;
+    Ok(record)
+}
+
+/// What software a file that lies outside of the store holds. Reads every name: a launcher does without.
+pub fn software(stored: &Stored) -> Result<Contents> {
+    contents::find_in(&store::verify::open(stored)?)
 }
 
 /// Describes a file where it lies. Without a record beside it nothing can be checked: there is no root.

@@ -3,8 +3,11 @@
 //! Only files that are visible after the merge count. Nothing is executed or resolved by a linker: the answers are what a
 //! launcher needs to choose between PMIx and PMI-2, to warn before an ABI clash and to know which shell there is.
 
+use crate::error::Result;
 use crate::image::tree::{Body, Tree};
+use crate::pack::sniff::Sniffer;
 use crate::record::{Contents, Libc, Library};
+use crate::squashfs::read::{Image, Inode, Type};
 
 /// Links followed before giving up, as the kernel does.
 const MAX_LINKS: usize = 40;
@@ -18,45 +21,90 @@ const SHELLS: [&str; 5] = [
 
 /// Looks at visible files only.
 pub fn find(tree: &Tree) -> Contents {
-    let mut contents = Contents {
-        shell: SHELLS
-            .iter()
-            .find(|path| is_program(tree, path))
-            .map(|path| path.to_string()),
-        ..Contents::default()
-    };
-    let mut libcs: Vec<Libc> = Vec::new();
-    let mut plugins = Plugins::default();
+    let mut found = Found::default();
     for (name, inode, node) in tree.names() {
-        let Ok(name) = std::str::from_utf8(name) else {
-            continue;
-        };
-        plugins.see(name);
-        if !is_candidate(name)
-            || !tree
+        if found.wants(name)
+            && tree
                 .inode(inode)
                 .is_some_and(|inode| matches!(inode.body, Body::File { .. }))
         {
-            continue;
+            found.library(&tree.path(node), tree.hints(inode));
         }
-        let path = format!("/{}", String::from_utf8_lossy(&tree.path(node)));
-        let hints = tree.hints(inode);
-        libcs.extend(libc(name, &path, hints));
-        contents.mpi.extend(mpi(name, &path, hints));
-        contents.pmi.extend(pmi(name, &path, hints));
-        contents.gpu.extend(gpu(name, &path));
     }
-    // Compatibility trees hold other libcs; that of the system has the shortest path.
-    libcs.sort_by_key(|libc| (libc.path.len(), libc.path.clone()));
-    contents.libc = libcs.into_iter().next();
-    for library in &mut contents.mpi {
-        plugins.complete(library);
+    found.finish(&|path| is_program(tree, path))
+}
+
+/// The same for a squashfs of another tool. Its names are walked once; of the few libraries that tell versions, the
+/// content is read.
+pub fn find_in(image: &Image) -> Result<Contents> {
+    let mut found = Found::default();
+    image.walk(|path, inode| {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        if found.wants(name) && inode.kind == Type::File {
+            let mut hints = Vec::new();
+            if let Some(mut sniffer) = Sniffer::for_path(path) {
+                image.read_all(inode, &mut |bytes| {
+                    sniffer.feed(bytes);
+                    Ok(())
+                })?;
+                hints = sniffer.found;
+            }
+            found.library(path.strip_prefix(b"/").unwrap_or(path), &hints);
+        }
+        Ok(())
+    })?;
+    Ok(found.finish(&|path| is_program_of(image, path).unwrap_or(false)))
+}
+
+/// What was seen so far.
+#[derive(Default)]
+struct Found {
+    contents: Contents,
+    libcs: Vec<Libc>,
+    plugins: Plugins,
+}
+
+impl Found {
+    /// Notes a name; whether a file of this name may be a library that tells something.
+    fn wants(&mut self, name: &[u8]) -> bool {
+        let Ok(name) = std::str::from_utf8(name) else {
+            return false;
+        };
+        self.plugins.see(name);
+        is_candidate(name)
     }
-    for list in [&mut contents.mpi, &mut contents.pmi, &mut contents.gpu] {
-        list.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        list.dedup();
+
+    fn library(&mut self, path: &[u8], hints: &[String]) {
+        let path = format!("/{}", String::from_utf8_lossy(path));
+        let name = path.rsplit('/').next().unwrap_or_default();
+        self.libcs.extend(libc(name, &path, hints));
+        self.contents.mpi.extend(mpi(name, &path, hints));
+        self.contents.pmi.extend(pmi(name, &path, hints));
+        self.contents.gpu.extend(gpu(name, &path));
     }
-    contents
+
+    fn finish(self, is_program: &dyn Fn(&str) -> bool) -> Contents {
+        let Found {
+            mut contents,
+            mut libcs,
+            plugins,
+        } = self;
+        contents.shell = SHELLS
+            .iter()
+            .find(|path| is_program(path))
+            .map(|path| path.to_string());
+        // Compatibility trees hold other libcs; that of the system has the shortest path.
+        libcs.sort_by_key(|libc| (libc.path.len(), libc.path.clone()));
+        contents.libc = libcs.into_iter().next();
+        for library in &mut contents.mpi {
+            plugins.complete(library);
+        }
+        for list in [&mut contents.mpi, &mut contents.pmi, &mut contents.gpu] {
+            list.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+            list.dedup();
+        }
+        contents
+    }
 }
 
 fn is_candidate(name: &str) -> bool {
@@ -276,46 +324,80 @@ impl Plugins {
     }
 }
 
-/// Whether a path is an executable file, links followed inside the image.
-fn is_program(tree: &Tree, path: &str) -> bool {
+/// One thing on the way to a program.
+enum Step<Place> {
+    Directory(Place),
+    Link(Vec<u8>),
+    Program,
+    Other,
+}
+
+/// Whether a path is an executable file, links followed inside the image. `enter` looks a name up.
+fn leads_to_program<Place: Clone>(
+    path: &str,
+    root: Place,
+    enter: &dyn Fn(&Place, &[u8]) -> Result<Step<Place>>,
+) -> Result<bool> {
     let mut names: Vec<Vec<u8>> = split(path.as_bytes());
-    let mut above: Vec<u32> = Vec::new();
-    let mut at = 0;
+    let mut above: Vec<Place> = Vec::new();
+    let mut at = root.clone();
     let mut links = 0;
     while let Some(name) = names.pop() {
         if name == b".." {
-            at = above.pop().unwrap_or(0);
+            at = above.pop().unwrap_or_else(|| root.clone());
             continue;
         }
-        let Some((_, child)) = tree.entries(at).find(|(known, _)| *known == name) else {
-            return false;
-        };
-        match tree.inode(child).map(|inode| inode.body) {
-            Some(Body::Directory { .. }) => {
-                above.push(at);
-                at = child;
-            }
-            Some(Body::Symlink(target)) => {
+        match enter(&at, &name)? {
+            Step::Directory(place) => above.push(std::mem::replace(&mut at, place)),
+            Step::Link(target) => {
                 links += 1;
                 if links > MAX_LINKS {
-                    return false;
+                    return Ok(false);
                 }
                 if target.first() == Some(&b'/') {
-                    at = 0;
+                    at = root.clone();
                     above.clear();
                 }
-                names.extend(split(target));
+                names.extend(split(&target));
             }
-            Some(Body::File { .. }) => {
-                return names.is_empty()
-                    && tree
-                        .inode(child)
-                        .is_some_and(|inode| inode.attributes.mode & 0o111 != 0);
-            }
-            _ => return false,
+            Step::Program => return Ok(names.is_empty()),
+            Step::Other => return Ok(false),
         }
     }
-    false
+    Ok(false)
+}
+
+fn is_program(tree: &Tree, path: &str) -> bool {
+    let enter = |at: &u32, name: &[u8]| {
+        let entry = tree.entries(*at).find(|(known, _)| *known == name);
+        let inode = entry.and_then(|(_, child)| Some((child, tree.inode(child)?)));
+        Ok(match inode {
+            Some((child, inode)) => match &inode.body {
+                Body::Directory { .. } => Step::Directory(child),
+                Body::Symlink(target) => Step::Link(target.to_vec()),
+                Body::File { .. } if inode.attributes.mode & 0o111 != 0 => Step::Program,
+                _ => Step::Other,
+            },
+            None => Step::Other,
+        })
+    };
+    leads_to_program(path, 0, &enter).unwrap_or(false)
+}
+
+fn is_program_of(image: &Image, path: &str) -> Result<bool> {
+    let enter = |at: &Inode, name: &[u8]| {
+        let Some(reference) = image.lookup(at, name)? else {
+            return Ok(Step::Other);
+        };
+        let inode = image.inode(reference)?;
+        Ok(match inode.kind {
+            Type::Directory => Step::Directory(inode),
+            Type::Symlink => Step::Link(image.read_link(&inode)?),
+            Type::File if inode.mode & 0o111 != 0 => Step::Program,
+            _ => Step::Other,
+        })
+    };
+    leads_to_program(path, image.inode(image.root())?, &enter)
 }
 
 /// The components of a path, last first.
