@@ -55,7 +55,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for damaged in &listing.damaged {
         damaged.error.print();
     }
-    Ok(ExitCode::SUCCESS)
+    // A list that may lack something is no success.
+    let mut unreadable = listing.unreadable.into_iter();
+    let last = unreadable.next_back();
+    unreadable.for_each(|error| error.print());
+    last.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// One row per name.

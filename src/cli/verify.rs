@@ -43,6 +43,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 .into_iter()
                 .map(|damaged| (damaged.digest.to_string(), Err(damaged.error))),
         );
+        let unreadable = listing.unreadable.into_iter();
+        checks.extend(unreadable.map(|error| ("a part of the store".into(), Err(error))));
     } else {
         let default = &settings.config.registries.default;
         checks.extend(args.images.iter().map(|text| {

@@ -134,7 +134,7 @@ fn open_unknown(path: &Path, settings: &SourceSettings) -> Result<Box<dyn Source
 }
 
 /// A missing file is told as such, never as an image that a registry lacks.
-fn check_exists(path: &Path, reference: &Reference) -> Result<()> {
+pub fn check_exists(path: &Path, reference: &Reference) -> Result<()> {
     let error = match std::fs::metadata(path) {
         Ok(_) => return Ok(()),
         Err(error) => error,

@@ -62,7 +62,8 @@ impl Store {
                 "cannot wait for the conversion of `{digest}`"
             )));
         };
-        if let Some(stored) = self.get(digest)? {
+        // A damaged one is replaced.
+        if let Some(stored) = self.get(digest).ok().flatten() {
             return Ok(Begin::Ready(Box::new(stored)));
         }
         self.clear_work_of(digest);

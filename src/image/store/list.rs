@@ -1,8 +1,9 @@
 //! What is in the stores.
 
-use super::{Store, Stored, relative};
+use super::{Store, Stored, explain, relative};
 use crate::error::Error;
 use crate::image::digest::Digest;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,6 +12,8 @@ use std::time::SystemTime;
 pub struct Listing {
     pub images: Vec<Listed>,
     pub damaged: Vec<Damaged>,
+    /// Directories that could not be listed: what is in them is not known.
+    pub unreadable: Vec<Error>,
 }
 
 /// One image with its names.
@@ -52,7 +55,9 @@ impl Store {
 
     fn list_one(&self, root: &Path, listing: &mut Listing) {
         let targets = self.references_of(root);
-        for digest in digests_in(root) {
+        let (digests, unreadable) = look_through(root);
+        listing.unreadable.extend(unreadable);
+        for digest in digests {
             match self.get_from(root, &digest) {
                 Ok(Some(stored)) => {
                     let names = targets.iter().filter(|target| {
@@ -85,20 +90,27 @@ impl Store {
 
 /// The digests that have a record, sorted. Names that are none are passed over.
 pub fn digests_in(root: &Path) -> Vec<Digest> {
-    let shards = std::fs::read_dir(root.join("images"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let is_directory =
-        |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    look_through(root).0
+}
+
+/// The same, and the directories that could not be listed. A store that is not there yet is empty.
+fn look_through(root: &Path) -> (Vec<Digest>, Vec<Error>) {
+    let mut unreadable = Vec::new();
+    let mut entries = |path: PathBuf| match read_all(&path) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Vec::new()
+        }
+        Err(error) => {
+            unreadable.push(explain(format!("cannot list `{}`", path.display()), error));
+            Vec::new()
+        }
+    };
+    let mut shards = entries(root.join("images"));
+    shards.retain(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let mut found: Vec<Digest> = shards
-        .filter(is_directory)
-        .flat_map(|shard| {
-            std::fs::read_dir(shard.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-        })
+        .iter()
+        .flat_map(|shard| entries(shard.path()))
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let digest: Digest = format!("sha256:{}", name.strip_suffix(".json")?)
@@ -109,5 +121,9 @@ pub fn digests_in(root: &Path) -> Vec<Digest> {
         })
         .collect();
     found.sort();
-    found
+    (found, unreadable)
+}
+
+fn read_all(directory: &Path) -> std::io::Result<Vec<std::fs::DirEntry>> {
+    std::fs::read_dir(directory)?.collect()
 }

@@ -38,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::platform_text;
 use crate::image::reference::Reference;
+use crate::image::source;
 use crate::record::{ImageRecord, MAX_BYTES, Platform};
 use std::path::{Path, PathBuf};
 
@@ -112,12 +113,16 @@ impl Store {
 
     /// The image of a digest, from the site's stores or the user's.
     pub fn get(&self, digest: &Digest) -> Result<Option<Stored>> {
+        // One bad copy, which only the site can repair, does not hide a good one.
+        let mut failed = None;
         for root in self.roots() {
-            if let Some(stored) = self.get_from(root, digest)? {
-                return Ok(Some(stored));
+            match self.get_from(root, digest) {
+                Ok(Some(stored)) => return Ok(Some(stored)),
+                Ok(None) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     fn get_from(&self, root: &Path, digest: &Digest) -> Result<Option<Stored>> {
@@ -210,6 +215,12 @@ impl Store {
         }
         if let Some(stored) = self.find_by_prefix(text)? {
             return Ok(stored);
+        }
+        // A path that leads nowhere is a mistake in the path, not an image to be pulled.
+        if let Some(reference) = &reference
+            && let Some(path) = reference.path()
+        {
+            source::check_exists(path, reference)?;
         }
         let shown = reference.map_or_else(|| text.to_string(), |reference| reference.to_string());
         let platform = platform_text(platform);

@@ -321,3 +321,43 @@ fn a_prefix_of_two_images_is_not_guessed() {
         .to_string();
     assert!(told.contains("names 2 images"), "{told}");
 }
+
+#[test]
+fn what_cannot_be_listed_is_told() {
+    let (_keep, store) = store();
+    add(&store, &digest('a'), "site.eu/x:1");
+    assert!(store.list().unreadable.is_empty());
+    let images = store.root().join("images");
+    std::fs::rename(&images, store.root().join("away")).unwrap();
+    assert!(store.list().unreadable.is_empty(), "empty, not broken");
+    // A link to itself cannot be opened by anybody, root included.
+    symlink("images", &images).unwrap();
+    let listing = store.list();
+    assert!(listing.images.is_empty());
+    let told = listing.unreadable[0].to_string();
+    assert!(told.starts_with("error: cannot list `"), "{told}");
+}
+
+#[test]
+fn a_damaged_copy_of_the_site_does_not_hide_a_good_one() {
+    let (_keep, site) = store();
+    let (_also, mut own) = store();
+    own.place.read_only = vec![site.root().to_path_buf()];
+    let a = digest('a');
+    add(&site, &a, "site.eu/x:1");
+    std::fs::write(site.record_path(&a).with_extension("new"), "{").unwrap();
+    std::fs::rename(
+        site.record_path(&a).with_extension("new"),
+        site.record_path(&a),
+    )
+    .unwrap();
+    assert!(own.get(&a).is_err(), "nothing else is there");
+    let incoming = match own.begin(&a, &mut |_| {}) {
+        Ok(Begin::Convert(incoming)) => incoming,
+        other => panic!("{other:?}"),
+    };
+    std::fs::write(incoming.output().unwrap(), "image").unwrap();
+    let stored = incoming.publish(&record(&a, 5)).unwrap();
+    assert!(!stored.read_only);
+    assert!(!own.get(&a).unwrap().unwrap().read_only);
+}
