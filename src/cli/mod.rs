@@ -30,11 +30,13 @@ pub mod record;
 pub mod rm;
 pub mod run;
 pub mod script;
+pub mod search;
 pub mod shell;
 pub mod starting;
 pub mod submit;
 pub mod table;
 pub mod tag;
+pub mod tags;
 pub mod verify;
 pub mod wait;
 
@@ -74,7 +76,7 @@ commands! {
     "Images" {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
-    "Accounts of registries" { Login login, Logout logout }
+    "Registries" { Search search, Tags tags, Login login, Logout logout }
     "Inside an image" { Run run, Exec exec, Shell shell, Attach attach }
     "Slurm jobs" { Submit submit, Script script, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Doctor doctor, Config config, Completions completions, Man man }

@@ -43,3 +43,14 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     text.push('\n');
     print(&text)
 }
+
+/// Writes names, which a stranger may have chosen, one per line or as JSON.
+pub fn print_names(names: &[String], json: bool) -> Result<()> {
+    if json {
+        return print_json(&names);
+    }
+    let lines = names
+        .iter()
+        .map(|name| crate::error::printable(&name.replace('\n', "\\n")) + "\n");
+    print(&lines.collect::<String>())
+}

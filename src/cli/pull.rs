@@ -41,7 +41,7 @@ pub struct Conversion {
     /// For which machine: OS/ARCH[/VARIANT] or ARCH [default: this one]
     #[arg(long, value_name = "PLATFORM", alias = "arch")]
     platform: Option<String>,
-    /// Speak plain http to the registry, or https without a known certificate authority
+    /// Speak plain http to the registry
     #[arg(long)]
     insecure: bool,
     /// zstd level of the squashfs, 1 to 22 [default: 3]
@@ -90,17 +90,7 @@ impl Conversion {
             })
         });
         let settings = common.settings_with(given.collect())?;
-        let fixed = |key: &str| {
-            settings
-                .config
-                .fixed
-                .iter()
-                .any(|fixed| fixed == key || fixed == "registries")
-        };
-        if self.insecure && fixed("registries.insecure") {
-            return Err(Error::usage("`--insecure` cannot be used here")
-                .cause("the site fixes `registries.insecure`"));
-        }
+        settings.may_be_insecure(self.insecure)?;
         let platform = match &self.platform {
             Some(text) => parse_platform(text)?,
             None => host_platform(),
@@ -165,6 +155,9 @@ impl Work<'_> {
     }
 
     fn one(&self, reference: &Reference, name: Name) -> Result<Option<serde_json::Value>> {
+        if reference.name().is_some() {
+            self.may_pull_on_this_node(reference)?;
+        }
         let mut config = self.settings.config.clone();
         if let Some(name) = reference.name().filter(|_| self.how.insecure) {
             config.registries.insecure.push(name.registry.clone());
@@ -199,6 +192,23 @@ impl Work<'_> {
             output::print(&self.summary(reference, &pulled, &watch))?;
         }
         Ok(None)
+    }
+
+    /// Some sites want the network of compute nodes left alone. Where nobody said so, who asks for it gets it.
+    fn may_pull_on_this_node(&self, reference: &Reference) -> Result<()> {
+        let origin = self.settings.origin("pull.compute_nodes");
+        let forbidden = *origin != Origin::Default && !self.settings.config.pull.compute_nodes;
+        // Slurm sets it in job scripts and steps, not in the shell that `salloc` leaves on a login node.
+        match std::env::var("SLURMD_NODENAME") {
+            Ok(node) if forbidden => Err(Error::new(format!("cannot pull `{reference}` here"))
+                .cause(format!(
+                    "node {node} is a compute node, where nothing is pulled (`pull.compute_nodes`, {origin})"
+                ))
+                .hint(format!(
+                    "pull first on a login node: `carrack pull {reference}`"
+                ))),
+            _ => Ok(()),
+        }
     }
 
     fn summary(&self, reference: &Reference, pulled: &Pulled, watch: &Watch) -> String {

@@ -67,6 +67,16 @@ impl Settings {
         self.origins.get(key).unwrap_or(&Origin::Default)
     }
 
+    /// Refuses `--insecure` where the site fixes which registries may be spoken to so.
+    pub fn may_be_insecure(&self, wanted: bool) -> Result<()> {
+        let mut fixed = self.config.fixed.iter();
+        if wanted && fixed.any(|key| key == "registries.insecure" || key == "registries") {
+            return Err(Error::usage("`--insecure` cannot be used here")
+                .cause("the site fixes `registries.insecure`"));
+        }
+        Ok(())
+    }
+
     /// Every key with its value as JSON, in order.
     pub fn flat(&self) -> Vec<(String, serde_json::Value)> {
         let mut out = Vec::new();
