@@ -8,6 +8,11 @@ use nix::sys::signal::{SigSet, Signal};
 /// From here on SIGINT, SIGTERM and SIGHUP remove unpublished work and end the process. Called before other threads
 /// start: they must inherit the blocked signals.
 pub fn clean_up_on_signals() {
+    before_ending(abandon);
+}
+
+/// The same with something else to be done before the end. Without threads to spare, signals do what they always do.
+pub fn before_ending(last: impl FnOnce() + Send + 'static) {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -19,7 +24,7 @@ pub fn clean_up_on_signals() {
         .name("signals".into())
         .spawn(move || {
             if let Ok(signal) = signals.wait() {
-                abandon();
+                last();
                 std::process::exit(128 + signal as i32);
             }
         });

@@ -1,6 +1,6 @@
 //! `carrack login`: credentials for a registry, tried out before they are kept.
 
-use super::{Common, output};
+use super::{Common, interrupt, output};
 use crate::error::{Context, Error, Result};
 use crate::image::credentials::{self, Kept};
 use crate::image::pull::source_settings;
@@ -158,9 +158,22 @@ impl Silence {
         let before = tcgetattr(&terminal).or_say(what)?;
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
+        give_back_on_signals(&terminal, &before)?;
         tcsetattr(&terminal, SetArg::TCSAFLUSH, &silent).or_say(what)?;
         Ok(Silence { terminal, before })
     }
+}
+
+/// Ctrl-C ends a command that asks; the shell after it wants to see what is typed.
+fn give_back_on_signals(terminal: &File, before: &Termios) -> Result<()> {
+    let terminal = terminal
+        .try_clone()
+        .or_say(|| "cannot watch the terminal")?;
+    let before: nix::libc::termios = before.clone().into();
+    interrupt::before_ending(move || {
+        let _ = tcsetattr(&terminal, SetArg::TCSAFLUSH, &before.into());
+    });
+    Ok(())
 }
 
 impl Drop for Silence {

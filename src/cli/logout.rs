@@ -32,10 +32,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let places = source_settings(&config, std::env::temp_dir())?.credentials;
     let (kept, verb) = match args.dry_run {
         true => (credentials::kept(&host, &places)?, "are kept"),
-        false => (
-            credentials::remove(&host, &places)?,
-            "were kept, now removed,",
-        ),
+        false => (credentials::remove(&host, &places)?, "are no longer kept"),
     };
     if args.common.quiet {
         return Ok(ExitCode::SUCCESS);
@@ -43,7 +40,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut text = String::new();
     for kept in &kept {
         text.push_str(&format!(
-            "credentials for {host} {verb} {}\n",
+            "the credentials for {host} {verb} {}\n",
             login::place(kept)
         ));
     }

@@ -447,6 +447,7 @@ impl Client {
     /// What an answer that is no success means.
     async fn failed(&self, host: &Host, reply: Reply, authorized: bool) -> Failure {
         let status = reply.response.status();
+        let plain = reply.response.url().scheme() == "http";
         let place = match reply.elsewhere {
             true => format!("the storage host `{}`", shown(reply.response.url())),
             false => format!("`{}`", host.registry),
@@ -464,6 +465,10 @@ impl Client {
                 format!("{place} answers {status}: {code}")
             }
             Some((_, message)) => format!("{place} answers {status}: {message}"),
+            // What servers that speak https say to plain http; most say it in words that are no JSON.
+            None if status == StatusCode::BAD_REQUEST && plain => {
+                format!("{place} answers {status} to plain http; it may speak https only")
+            }
             None => format!("{place} answers {status}"),
         };
         if reply.elsewhere {
