@@ -336,7 +336,7 @@ enum Step<Place> {
 fn leads_to_program<Place: Clone>(
     path: &str,
     root: Place,
-    enter: &dyn Fn(&Place, &[u8]) -> Result<Step<Place>>,
+    enter: impl Fn(&Place, &[u8]) -> Result<Step<Place>>,
 ) -> Result<bool> {
     let mut names: Vec<Vec<u8>> = split(path.as_bytes());
     let mut above: Vec<Place> = Vec::new();
@@ -381,7 +381,7 @@ fn is_program(tree: &Tree, path: &str) -> bool {
             None => Step::Other,
         })
     };
-    leads_to_program(path, 0, &enter).unwrap_or(false)
+    leads_to_program(path, 0, enter).unwrap_or(false)
 }
 
 fn is_program_of(image: &Image, path: &str) -> Result<bool> {
@@ -397,7 +397,7 @@ fn is_program_of(image: &Image, path: &str) -> Result<bool> {
             _ => Step::Other,
         })
     };
-    leads_to_program(path, image.inode(image.root())?, &enter)
+    leads_to_program(path, image.inode(image.root())?, enter)
 }
 
 /// The components of a path, last first.
