@@ -81,7 +81,7 @@ const SOFTWARE: &str = "libc glibc 2.36 (/lib/libc.so.6)\n\
 
 #[test]
 fn the_software_in_a_foreign_squashfs_is_told() {
-    need!(Pull, SquashfsTools);
+    need!(SquashfsTools);
     let scene = Scene::new();
     squashfs(&scene);
     assert_eq!(software(&scene, "other.sqsh"), SOFTWARE, "where it lies");
@@ -92,7 +92,7 @@ fn the_software_in_a_foreign_squashfs_is_told() {
 
 #[test]
 fn a_sif_is_the_squashfs_in_it() {
-    need!(Pull, SquashfsTools);
+    need!(SquashfsTools);
     let scene = Scene::new();
     let plain = squashfs(&scene);
     sif(&plain, &scene.path("work/other.sif"));
@@ -114,7 +114,6 @@ fn a_sif_is_the_squashfs_in_it() {
 
 #[test]
 fn a_ready_file_that_is_not_there_is_told_as_such() {
-    need!(Pull);
     let scene = Scene::new();
     for command in [&["inspect"][..], &["verify"], &["pull"], &["import"]] {
         let arguments = [command, &["missing.sqsh"]].concat();

@@ -136,6 +136,127 @@ fn https_needs_the_authority_and_says_so() {
 }
 
 #[test]
+fn an_authority_may_come_from_the_settings_or_a_directory() {
+    need!(Registry, Openssl);
+    let (scene, plain) = scene_with(IMAGE);
+    let manners = Manners {
+        tls: true,
+        ..Manners::default()
+    };
+    let tls = plain.beside(&scene.path(""), manners);
+    let reference = format!("{}/test/image:v1", tls.host());
+    let pull = |store: &str| scene.run(["pull", "-q", "--store", store, &reference]);
+    pull("none").fails(125, &["certificate", "certs.d"]);
+    scene.write(
+        "authorities/site.crt",
+        std::fs::read(tls.authority()).unwrap(),
+    );
+    let setting = format!(
+        "[registries.certificates]\n{:?} = {:?}\n",
+        tls.host(),
+        scene.path("authorities")
+    );
+    scene.write("settings.toml", setting);
+    pulled(&pull("by-setting"));
+    scene.write("settings.toml", "");
+    pull("none").fails(125, &["certificate"]);
+    let place = format!("home/.config/containers/certs.d/{}/ca.crt", tls.host());
+    scene.write(place, std::fs::read(tls.authority()).unwrap());
+    pulled(&pull("by-directory"));
+    // Plain http to a server of https is told as such.
+    scene
+        .run(["pull", "-q", "--insecure", "--store", "none", &reference])
+        .fails(125, &["https"]);
+}
+
+#[test]
+fn credential_helpers_give_and_keep() {
+    use std::os::unix::fs::PermissionsExt;
+    need!(Registry, Htpasswd);
+    let (mut scene, plain) = scene_with(IMAGE);
+    let manners = Manners {
+        login: Some(("alice", "s3cret")),
+        ..Manners::default()
+    };
+    let closed = plain.beside(&scene.path(""), manners);
+    let host = closed.host();
+    let reference = format!("{host}/test/image:v1");
+    let kept = scene.path("kept");
+    let helper = format!(
+        "#!/bin/sh\ncase $1 in\nstore) cat >{kept:?} ;;\nget) cat >/dev/null; cat {kept:?} ;;\nerase) rm {kept:?} ;;\nesac\n"
+    );
+    let program = scene.write("bin/docker-credential-test", helper);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:/usr/bin:/bin:/usr/sbin:/sbin",
+        scene.path("bin").display()
+    );
+    scene.env("PATH", path);
+    scene.write("home/.docker/config.json", "{\"credsStore\":\"test\"}");
+    scene
+        .finish(
+            scene.command(["login", "--username=alice", "--password-stdin", &host]),
+            b"s3cret",
+        )
+        .ok();
+    let config = std::fs::read_to_string(scene.path("home/.docker/config.json")).unwrap();
+    assert!(kept.exists() && !config.contains("auth\""), "{config}");
+    pulled(&scene.run(["pull", "-q", &reference]));
+    scene.run(["logout", &host]).ok();
+    assert!(!kept.exists());
+    let named = format!("{{\"credHelpers\":{{{host:?}:\"absent\"}}}}");
+    scene.write("home/.docker/config.json", named);
+    scene
+        .run(["pull", "-q", "--store", "other", &reference])
+        .fails(125, &["docker-credential-absent"]);
+}
+
+#[test]
+fn tags_and_images_of_a_registry_are_listed() {
+    need!(Registry);
+    let (scene, registry) = scene_with(IMAGE);
+    registry.push(&scene.path("layout"), "test/image", "v2");
+    registry.push(&scene.path("layout"), "other", "latest");
+    let host = registry.host();
+    let image = format!("{host}/test/image");
+    scene.run(["tags", &image]).is(0, "v1\nv2\n", "");
+    scene
+        .run(["tags", "--json", &image])
+        .is(0, "[\n  \"v1\",\n  \"v2\"\n]\n", "");
+    scene
+        .run(["search", &host])
+        .is(0, &format!("{host}/other\n{image}\n"), "");
+    scene
+        .run(["search", &host, "imag"])
+        .is(0, &format!("{image}\n"), "");
+    scene
+        .run(["tags", &format!("{host}/none")])
+        .fails(125, &["no repository `none`"]);
+    scene
+        .run(["search", "a/b"])
+        .fails(2, &["not the name of a registry"]);
+}
+
+#[test]
+fn compute_nodes_do_not_pull_where_the_site_says_so() {
+    need!(Registry);
+    let (mut scene, registry) = scene_with(IMAGE);
+    let reference = format!("{}/test/image:v1", registry.host());
+    scene.write("settings.toml", "[pull]\ncompute_nodes = false\n");
+    scene
+        .run(["pull", "-q", "--store", "login", &reference])
+        .ok();
+    scene.env("SLURMD_NODENAME", "n7");
+    let before = registry.requests(&[]);
+    scene
+        .run(["pull", "-q", &reference])
+        .fails(125, &["node n7", "pull first on a login node"]);
+    assert_eq!(registry.requests(&[]), before, "nothing was asked");
+    scene.write("settings.toml", "");
+    pulled(&scene.run(["pull", "-q", &reference]));
+}
+
+#[test]
 fn logins() {
     need!(Registry, Htpasswd);
     let (scene, plain) = scene_with(IMAGE);
