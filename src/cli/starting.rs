@@ -119,6 +119,13 @@ pub fn find(
             Ok(found(stored, name))
         }
         Err(missing) => match reference {
+            // A file that is not there is in no registry either.
+            Some(reference) if reference.path().is_some_and(|path| !path.exists()) => {
+                let shown = reference.path().unwrap_or(path).display();
+                Err(Error::new(format!("cannot find the image `{shown}`"))
+                    .cause("there is no such file, and the store has no image of that name")
+                    .hint("`carrack images` lists the store; a name of a registry is written without a path"))
+            }
             Some(reference) if !dry_run => {
                 pull(&reference, settings, common, missing)?;
                 let stored = store.find_named(name, default, &host_platform())?;
