@@ -12,8 +12,6 @@ const LONG: &[(&str, usize)] = &[
     ("src/image/tree.rs", 730),
     ("src/jobs/assemble.rs", 700),
     ("src/jobs/check.rs", 640),
-    ("src/launch/options.rs", 740),
-    ("src/launch/plan.rs", 680),
     ("src/pack/index.rs", 680),
     ("tests/capsule/mod.rs", 730),
 ];

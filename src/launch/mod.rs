@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod capsule;
+pub mod default_mounts;
 pub mod devices;
 pub mod environment;
 pub mod execute;
@@ -14,6 +15,7 @@ pub mod fuse;
 pub mod identity;
 pub mod image_file;
 pub mod inside;
+pub mod layout;
 pub mod library_cache;
 pub mod mounts;
 pub mod options;

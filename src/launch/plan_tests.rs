@@ -1,6 +1,7 @@
 use super::super::facts::{GpuNode, Vendor};
 use super::super::options::apply;
 use super::super::request::Origin;
+use super::super::step::Target;
 use super::*;
 use crate::record::{Contents, ImageConfig};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::launch::request::NetworkChoice;
 
 fn apply_one(origin: Origin, name: &str, value: &str) -> Result<Request> {
     let mut request = Request::default();
@@ -255,7 +256,7 @@ fn each_name_exists_once() {
             assert!(seen.insert(format!("-{short}")), "{short}");
         }
     }
-    for spelling in super::super::spellings::SPELLINGS {
+    for spelling in crate::launch::spellings::SPELLINGS {
         for long in spelling.long {
             assert!(seen.insert(format!("--{long}")), "{long}");
         }
