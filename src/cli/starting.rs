@@ -113,7 +113,8 @@ pub fn find(
     }
     match store.find_named(name, default, &host_platform()) {
         Ok(stored) => {
-            if !dry_run && is_first() {
+            // A job's image is pinned by its script: a step need not write to the shared file system.
+            if !dry_run && std::env::var_os("SLURM_STEP_ID").is_none() {
                 store.touch(&stored);
             }
             Ok(found(stored, name))
