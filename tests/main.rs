@@ -22,4 +22,5 @@ mod readme;
 
 mod registry;
 mod scene;
+mod slurm;
 mod store;

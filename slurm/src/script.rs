@@ -223,6 +223,9 @@ impl Script {
         if !self.stages.is_empty() {
             out.push_str(COPY);
         }
+        if self.scratch() {
+            out.push_str(REMOVE);
+        }
         out.push_str(STEP);
         self.finish(out)?;
         out.push_str(TRAPS);
@@ -250,11 +253,18 @@ impl Script {
             writeln!(out, "    fi")?;
         }
         if self.scratch() {
-            let remove = if self.every_node() { "every_node " } else { "" };
-            writeln!(
-                out,
-                "    [[ -n $kept ]] || {remove}sh -c 'chmod -R u+rwX -- \"$1\" && rm -rf -- \"$1\"' - \"$TMPDIR\""
-            )?;
+            writeln!(out, "    if [[ -z $kept ]]; then")?;
+            if self.every_node() && !self.one_node() {
+                writeln!(
+                    out,
+                    "        # Slurm starts nothing more for a job that was cancelled; then only this node is cleaned."
+                )?;
+                writeln!(
+                    out,
+                    "        every_node bash -c \"$(declare -f remove)\"'; remove \"$1\"' - \"$TMPDIR\" 2>/dev/null"
+                )?;
+            }
+            writeln!(out, "        remove \"$TMPDIR\"\n    fi")?;
         }
         writeln!(
             out,
@@ -457,6 +467,13 @@ every_node() {
 const COPY: &str = r#"# Copies a file or a directory to exactly this path.
 copy() {
     mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2"
+}
+
+"#;
+
+const REMOVE: &str = r#"# Removes a directory, also if the input in it is read-only.
+remove() {
+    [[ ! -e $1 ]] || { chmod -R u+rwX -- "$1" && rm -rf -- "$1"; }
 }
 
 "#;

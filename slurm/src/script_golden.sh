@@ -28,6 +28,11 @@ copy() {
     mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2"
 }
 
+# Removes a directory, also if the input in it is read-only.
+remove() {
+    [[ ! -e $1 ]] || { chmod -R u+rwX -- "$1" && rm -rf -- "$1"; }
+}
+
 # Runs a step. In the background, because bash acts on a signal only when nothing runs in the foreground.
 running=
 step() {
@@ -57,7 +62,11 @@ finish() {
         echo "wrf-fire: not all results could be copied; they stay in $kept on $(hostname)" >&2
         ((code)) || code=1
     fi
-    [[ -n $kept ]] || every_node sh -c 'chmod -R u+rwX -- "$1" && rm -rf -- "$1"' - "$TMPDIR"
+    if [[ -z $kept ]]; then
+        # Slurm starts nothing more for a job that was cancelled; then only this node is cleaned.
+        every_node bash -c "$(declare -f remove)"'; remove "$1"' - "$TMPDIR" 2>/dev/null
+        remove "$TMPDIR"
+    fi
     carrack record finish "$record" --code "$code" --kept "$kept"
     exit "$code"
 }

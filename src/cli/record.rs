@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::image::manifest::platform_text;
 use crate::image::pull::host_platform;
 use crate::jobs::journal::Journal;
+use crate::jobs::queue::Phase;
 use crate::jobs::run_record::{self, Image, RunRecord, Script};
 use crate::jobs::{crate_export, queue};
 use sha2::{Digest, Sha256};
@@ -191,13 +192,12 @@ fn finish(file: &Path, code: i32, kept: &str) -> Result<()> {
         .clone()
         .unwrap_or_else(|| record.job.id.clone());
     // Only a job that was ended from outside has a state that its code does not tell.
-    let ended = code > 128 && !id.is_empty();
-    let status = ended.then(|| queue::status(&id).ok().flatten()).flatten();
-    record.finish(
-        code,
-        kept,
-        status.as_ref().map(|status| status.state.as_str()),
-    );
+    let state = (code > 128 && queue::check_id(&id).is_ok()).then(|| match queue::status(&id) {
+        Ok(Some(status)) if status.phase() == Phase::Failed => status.state,
+        _ if queue::is_out_of_time(&id) => "TIMEOUT".to_string(),
+        _ => "CANCELLED".to_string(),
+    });
+    record.finish(code, kept, state.as_deref());
     record.write(file)
 }
 

@@ -169,6 +169,46 @@ pub fn status(id: &str) -> Result<Option<Status>> {
     Ok(summary(text.lines().filter_map(parse_sacct).collect()))
 }
 
+/// Whether a job that is being ended has used up its time; else somebody cancelled it. While a job is completing, Slurm
+/// says only that.
+pub fn is_out_of_time(id: &str) -> bool {
+    let text = check_id(id).and_then(|()| ask("scontrol", &["--oneliner", "show", "job", id]));
+    text.is_ok_and(|text| text.lines().any(used_up))
+}
+
+fn used_up(line: &str) -> bool {
+    let own = line
+        .find(" UserId=")
+        .and_then(|at| line.get(at..))
+        .unwrap_or(line);
+    let seconds = |key: &str| {
+        own.split(' ')
+            .find_map(|word| word.strip_prefix(key))
+            .and_then(duration)
+    };
+    // Slurm looks at the clock every half minute or so, never early.
+    seconds("RunTime=")
+        .zip(seconds("TimeLimit="))
+        .is_some_and(|(run, limit)| run >= limit)
+}
+
+/// `[D-]HH:MM:SS` in seconds.
+fn duration(text: &str) -> Option<u64> {
+    let (days, clock) = text.split_once('-').unwrap_or(("0", text));
+    let clock: Vec<u64> = clock
+        .split(':')
+        .map(|part| part.parse().ok())
+        .collect::<Option<_>>()?;
+    let [hours, minutes, seconds] = clock.as_slice() else {
+        return None;
+    };
+    let days: u64 = days.parse().ok()?;
+    days.checked_mul(86_400)?
+        .checked_add(hours.checked_mul(3_600)?)?
+        .checked_add(minutes.checked_mul(60)?)?
+        .checked_add(*seconds)
+}
+
 /// States of all jobs of this user that the controller still knows, from one question.
 pub fn states() -> Result<Vec<Status>> {
     let text = ask(
@@ -516,6 +556,22 @@ mod tests {
         assert_eq!(found.map(|status| status.id), Some("5_2".to_string()));
         let found = summary(vec![with("5_1", "COMPLETED"), with("5_3", "FAILED")]);
         assert_eq!(found.map(|status| status.id), Some("5_3".to_string()));
+    }
+
+    #[test]
+    fn time_is_used_up() {
+        let rows = [
+            ("00:01:02", "00:01:00", true),
+            ("00:00:30", "00:01:00", false),
+            ("1-00:00:00", "1-00:00:00", true),
+            ("00:10:00", "UNLIMITED", false),
+        ];
+        for (run, limit, expected) in rows {
+            let line = format!(
+                "JobId=1 JobName=RunTime=99:00:00 UserId=a(1) RunTime={run} TimeLimit={limit} TimeMin=N/A"
+            );
+            assert_eq!(used_up(&line), expected, "{run} {limit}");
+        }
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl RunRecord {
 
     /// Fills in the end of a job whose script was killed before it could say; true if there was something to fill in.
     pub fn complete(&mut self) -> bool {
-        if !self.end.is_empty() || self.job.id.is_empty() {
+        // A script that was ended from outside could only guess by whom.
+        let guessed = self.exit_code.is_some_and(|code| code > 128);
+        if (!self.end.is_empty() && !guessed) || self.job.id.is_empty() {
             return false;
         }
         let id = self.job.array.as_deref().unwrap_or(&self.job.id);
@@ -172,8 +174,12 @@ impl RunRecord {
         if !status.phase().is_over() {
             return false;
         }
-        self.exit_code = Some(i32::from(status.code()));
-        self.end = status.end;
+        if self.end.is_empty() {
+            self.exit_code = Some(i32::from(status.code()));
+            self.end = status.end;
+        } else if self.state == status.state {
+            return false;
+        }
         self.state = status.state;
         true
     }

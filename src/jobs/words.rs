@@ -74,7 +74,16 @@ impl Words {
 
     fn check(&self) -> Result<()> {
         let usage = "usage: `carrack submit job.toml`, or `carrack submit -N 2 IMAGE -- ./program argument`";
+        let swallowed = self
+            .sbatch
+            .iter()
+            .find(|setting| setting.value.as_deref().is_some_and(is_job_file));
         match (self.files.is_empty(), &self.image) {
+            (true, None) if swallowed.is_some() => {
+                let setting = swallowed.map(Setting::argument).unwrap_or_default();
+                Err(Error::usage(format!("the job file was taken as `{setting}`"))
+                    .hint("short options are sbatch's here: `-q` is its `--qos`, `-v` needs `--verbose`"))
+            }
             (true, None) => {
                 Err(Error::usage("neither a job file nor an image was named").hint(usage))
             }
@@ -295,6 +304,7 @@ mod tests {
     fn mistakes() {
         let rows = [
             ("-N 2", "neither a job file nor an image was named"),
+            ("-q wrf.toml", "the job file was taken as `--qos=wrf.toml`"),
             ("--ndoes=2 alpine", "unknown option `--ndoes`"),
             ("--wrap=x alpine", "`--wrap` cannot be used here"),
             (

@@ -1,0 +1,428 @@
+//! A real Slurm: the job file's way from the login node to the nodes and back, and everything that can end it early.
+//!
+//! Each test starts a cluster of its own with `slurm/devcluster` (about a second) and ends it, so they neither wait for
+//! nor see each other. They run as root, because a cluster has several users in it; everything in them is done as one of
+//! its plain users.
+
+mod as_root {
+    use crate::need::need;
+    use crate::scene::carrack;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output, Stdio};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A running cluster; gone when dropped.
+    struct Cluster {
+        name: String,
+        directory: PathBuf,
+    }
+
+    impl Cluster {
+        fn up(nodes: u32, gpus: u32) -> Cluster {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let name = format!(
+                "test-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            );
+            let cluster = Cluster {
+                directory: PathBuf::from(format!("/tmp/carrack-cluster-{name}")),
+                name,
+            };
+            let output = cluster.run(&["up", &nodes.to_string(), &gpus.to_string()]);
+            assert!(output.status.success(), "{output:?}");
+            let programs = cluster.path("scratch/bin");
+            std::fs::create_dir_all(&programs).unwrap();
+            std::fs::copy(carrack(), programs.join("carrack")).unwrap();
+            cluster
+        }
+
+        fn run(&self, arguments: &[&str]) -> Output {
+            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm/devcluster"))
+                .args(arguments)
+                .env("CARRACK_CLUSTER", &self.name)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.join(name)
+        }
+
+        /// A file in alice's directory, which is also where her commands run.
+        fn write(&self, name: &str, text: &str) {
+            let path = self.path("scratch/alice").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            self.run(&[
+                "sh",
+                "login",
+                "chown",
+                "-R",
+                "alice:alice",
+                "/scratch/alice",
+            ]);
+        }
+
+        fn read(&self, name: &str) -> String {
+            std::fs::read_to_string(self.path("scratch/alice").join(name))
+                .unwrap_or_else(|error| format!("{name}: {error}"))
+        }
+
+        /// A line of bash on the login node as alice: its code and all that it said.
+        fn login(&self, line: &str) -> (i32, String) {
+            let line = format!("export PATH=/scratch/bin:$PATH; cd /scratch/alice; {line}");
+            let output = self.run(&["login", "timeout", "-k", "5", "150", "bash", "-c", &line]);
+            let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+            (output.status.code().unwrap_or(-1), said)
+        }
+
+        /// The same, which must end well.
+        fn good(&self, line: &str) -> String {
+            let (code, said) = self.login(line);
+            assert_eq!(code, 0, "{line}\n{said}\n{}", self.logs());
+            said
+        }
+
+        /// What the jobs wrote, for messages.
+        fn logs(&self) -> String {
+            let files = std::fs::read_dir(self.path("scratch/alice"))
+                .unwrap()
+                .flatten()
+                .map(|entry| entry.path());
+            let logs = files.filter(|file| file.extension().is_some_and(|ending| ending == "out"));
+            logs.map(|file| {
+                format!(
+                    "== {}\n{}",
+                    file.display(),
+                    std::fs::read_to_string(&file).unwrap_or_default()
+                )
+            })
+            .collect()
+        }
+
+        /// A small tree that stands in for an image: busybox and bash.
+        fn tree(&self) {
+            let tree = self.path("scratch/root");
+            for name in [
+                "bin", "etc", "usr/bin", "tmp", "dev", "proc", "sys", "home", "scratch",
+            ] {
+                std::fs::create_dir_all(tree.join(name)).unwrap();
+            }
+            std::fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+            for name in [
+                "awk", "cat", "date", "echo", "env", "false", "head", "hostname", "id", "ls",
+                "mkdir", "pwd", "readlink", "seq", "sh", "sleep", "sort", "touch", "tr", "true",
+            ] {
+                std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
+            }
+            std::fs::write(tree.join("etc/debian_version"), "12.99\n").unwrap();
+            std::fs::write(tree.join("etc/os-release"), "PRETTY_NAME=\"Stand-in\"\n").unwrap();
+            // A script of the examples asks for bash; busybox is shell enough, but goes by its own name.
+            std::fs::write(tree.join("bin/bash"), "#!/bin/sh\nexec /bin/sh \"$@\"\n").unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(tree.join("bin/bash"), mode).unwrap();
+            self.good("carrack pull -q dir:/scratch/root");
+        }
+    }
+
+    impl Drop for Cluster {
+        fn drop(&mut self) {
+            self.run(&["down"]);
+        }
+    }
+
+    /// The value of a record's field, by names from the top.
+    fn field(record: &str, names: &[&str]) -> serde_json::Value {
+        let mut value: serde_json::Value =
+            serde_json::from_str(record).unwrap_or_else(|error| panic!("{error}: {record}"));
+        for name in names {
+            value = match name.parse::<usize>() {
+                Ok(index) => value[index].take(),
+                Err(_) => value[*name].take(),
+            };
+        }
+        value
+    }
+
+    const STAGES: &str = "[[stage]]\nin = '/scratch/alice/input'\nto = '$TMPDIR/in'\n[[stage]]\nout = '$TMPDIR/out'\nto = 'home'\n";
+
+    #[test]
+    fn a_job_on_bare_nodes_with_copies_in_and_out() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(2, 0);
+        cluster.write("input", "hello\n");
+        cluster.write(
+            "job.toml",
+            &format!(
+                "[job]\nname = 'two words'\nnodes = 2\nntasks-per-node = 1\n{STAGES}\
+                 [[step]]\nname = 'read'\ncontainer = false\nshell = 'cat $TMPDIR/in'\n\
+                 [[step]]\nname = 'write'\nntasks = 1\ncontainer = false\nshell = 'echo result > $TMPDIR/out'\n"
+            ),
+        );
+        let said = cluster.good("carrack submit job.toml");
+        assert!(said.contains("log     /scratch/alice/two_words-"), "{said}");
+        cluster.good("carrack wait 'two words'");
+        assert_eq!(cluster.good("carrack logs 'two words'"), "hello\nhello\n");
+        assert_eq!(cluster.read("home"), "result\n");
+        assert_eq!(cluster.good("ls -d /tmp/carrack-* 2>/dev/null; srun -N2 sh -c 'ls -d /tmp/carrack-* 2>/dev/null; true'"), "");
+        let record = cluster.good("carrack record 'two words' --json");
+        assert_eq!(field(&record, &["state"]), "COMPLETED");
+        assert_eq!(
+            field(&record, &["job", "nodes"]),
+            serde_json::json!(["n1", "n2"])
+        );
+        assert_eq!(field(&record, &["steps", "1", "name"]), "write");
+        assert_eq!(field(&record, &["inputs", "0", "bytes"]), 6);
+        let listed = cluster.good("carrack ps 'two words' --json");
+        assert_eq!(field(&listed, &["0", "phase"]), "Succeeded");
+        cluster.good("carrack record 'two words' --ro-crate crate");
+        assert!(
+            cluster
+                .read("crate/ro-crate-metadata.json")
+                .contains("CompletedActionStatus")
+        );
+    }
+
+    #[test]
+    fn whatever_ends_a_job_its_results_come_home_and_its_record_says_so() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(1, 0);
+        cluster.write("input", "hello\n");
+        let job = |name: &str, line: &str, more: &str| {
+            let text = format!(
+                "[job]\nname = '{name}'\n{more}\n{STAGES}[[step]]\ncontainer = false\nshell = 'echo half > $TMPDIR/out; {line}'\n"
+            );
+            cluster.write(
+                &format!("{name}.toml"),
+                &text.replace("'home'", &format!("'home-{name}'")),
+            );
+            cluster
+                .good(&format!("carrack submit --quiet {name}.toml"))
+                .trim()
+                .to_string()
+        };
+        let failed = job("failed", "exit 7", "");
+        assert_eq!(cluster.login(&format!("carrack wait {failed}")).0, 7);
+        let cancelled = job("cancelled", "sleep 600", "");
+        let started = "until [ $(squeue -h -t R -o %i | wc -l) = 1 ]; do sleep 0.2; done; until [ -s cancelled-*.json ]; do sleep 0.2; done; sleep 1";
+        cluster.good(started);
+        cluster.good("carrack cancel cancelled");
+        assert_ne!(cluster.login(&format!("carrack wait {cancelled}")).0, 0);
+        for (name, id, state) in [
+            ("failed", failed, "FAILED"),
+            ("cancelled", cancelled, "CANCELLED"),
+        ] {
+            assert_eq!(
+                cluster.read(&format!("home-{name}")),
+                "half\n",
+                "{name}\n{}",
+                cluster.logs()
+            );
+            let record = cluster.good(&format!("carrack record {id} --json"));
+            assert_eq!(field(&record, &["state"]), state, "{record}");
+            assert_ne!(field(&record, &["end"]), "", "{record}");
+        }
+        assert_eq!(
+            cluster.good("srun -N1 sh -c 'ls -d /tmp/carrack-* 2>/dev/null; true'"),
+            ""
+        );
+    }
+
+    #[test]
+    fn the_loss_of_a_node_is_in_the_record() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(2, 0);
+        cluster.write("job.toml", "[job]\nname = 'lost'\nno-requeue = true\n[[step]]\ncontainer = false\ncommand = ['sleep', '600']\n");
+        cluster.good("carrack submit job.toml; until [ -s lost-*.json ]; do sleep 0.2; done");
+        let node = cluster.good("squeue -h -o %N").trim().to_string();
+        assert!(cluster.run(&["kill", &node]).status.success());
+        // Nothing listens on the node any more; the controller is told so at once instead of after its patience.
+        cluster.run(&[
+            "sh",
+            "login",
+            "scontrol",
+            "update",
+            &format!("NodeName={node}"),
+            "State=DOWN",
+            "Reason=gone",
+        ]);
+        assert_ne!(cluster.login("carrack wait lost").0, 0);
+        let record = cluster.good("carrack record lost --json");
+        assert_eq!(field(&record, &["state"]), "NODE_FAIL", "{record}");
+    }
+
+    #[test]
+    fn names_reach_slurm_exactly() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(1, 0);
+        let names = [
+            "a b",
+            "a#b",
+            "a\\\"b",
+            "it's",
+            "a\\\\b",
+            "$HOME`id`$(id)",
+            "50%j ü",
+            "-x",
+        ];
+        for (index, name) in names.iter().enumerate() {
+            let text = format!(
+                "[job]\nname = \"{name}\"\nhold = true\n[[step]]\ncontainer = false\ncommand = ['true']\n"
+            );
+            cluster.write(&format!("{index}.toml"), &text);
+            let id = cluster.good(&format!("carrack submit --quiet {index}.toml"));
+            let said = cluster.good(&format!("squeue -h -o %j -j {}", id.trim()));
+            let plain = name.replace("\\\"", "\"").replace("\\\\", "\\");
+            assert_eq!(said.trim_end_matches('\n'), plain);
+        }
+    }
+
+    #[test]
+    fn what_would_fail_in_the_queue_fails_at_the_desk() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(1, 0);
+        cluster.tree();
+        let rows = [
+            (
+                "partition = 'nope'",
+                "['true']",
+                "invalid partition specified: nope",
+            ),
+            (
+                "nodes = 99",
+                "['true']",
+                "Requested node configuration is not available",
+            ),
+            (
+                "",
+                "['nosuch']",
+                "problem: job.toml:6: `nosuch` of step `step1` is not in the image's PATH",
+            ),
+            (
+                "",
+                "['./nosuch']",
+                "problem: job.toml:6: `./nosuch` of step `step1` does not exist inside the image",
+            ),
+            (
+                "",
+                "['true']\nmpi = 'nope'",
+                "problem: job.toml:7: this cluster's srun knows no `--mpi=nope`",
+            ),
+        ];
+        for (option, command, expected) in rows {
+            let text = format!(
+                "[job]\n{option}\n[container]\nimage = 'dir:/scratch/root'\n[[step]]\ncommand = {command}\n"
+            );
+            cluster.write("job.toml", &text);
+            let (code, said) = cluster.login("carrack submit job.toml");
+            assert!(code != 0 && said.contains(expected), "{text}\n{said}");
+        }
+        assert_eq!(cluster.good("squeue -h"), "");
+    }
+
+    #[test]
+    fn steps_run_inside_the_image_and_see_the_steps_gpus() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(2, 2);
+        cluster.tree();
+        assert_eq!(
+            cluster.good("srun carrack exec dir:/scratch/root cat /etc/debian_version"),
+            "12.99\n"
+        );
+        // No driver stands behind the nodes: one that may be opened says so with ENXIO, all others with EPERM.
+        let look = "carrack exec dir:/scratch/root sh -c 'cd /dev; o=; for g in nvidia[0-9]*; do \
+                    case $(cat $g 2>&1) in *such*) o=$o\\ $g;; esac; done; echo $SLURM_PROCID$o'";
+        let seen = |options: &str| {
+            let said = cluster.good(&format!("srun --quiet {options} {look}"));
+            let mut lines: Vec<String> = said.lines().map(str::to_string).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(seen("-n1"), ["0"]);
+        assert_eq!(seen("-n1 --gres=gpu:1"), ["0 nvidia0"]);
+        assert_eq!(
+            seen("-N2 --gpus-per-node=2"),
+            ["0 nvidia0 nvidia1", "1 nvidia0 nvidia1"]
+        );
+        assert_eq!(seen("-n2 --gpus-per-task=1"), ["0 nvidia0", "1 nvidia1"]);
+    }
+
+    #[test]
+    fn the_digest_of_the_submission_runs_even_if_the_tag_moves() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(1, 0);
+        cluster.tree();
+        cluster.write("job.toml", "[job]\nname='old'\nhold=true\n[container]\nimage='dir:/scratch/root'\n[[step]]\ncommand=['cat','/etc/debian_version']\n");
+        cluster.good("carrack submit --quiet job.toml");
+        std::fs::write(cluster.path("scratch/root/etc/debian_version"), "13.0\n").unwrap();
+        cluster.good("carrack pull -q dir:/scratch/root; scontrol release $(squeue -h -o %A); carrack wait old");
+        assert_eq!(cluster.good("carrack logs old"), "12.99\n");
+    }
+
+    #[test]
+    fn every_example_runs() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(2, 2);
+        cluster.tree();
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        copy(&examples, &cluster.path("scratch/alice/examples"));
+        cluster.write("examples/.here", "");
+        cluster.good("sed -i 's#docker://[a-z0-9.:/-]*#dir:/scratch/root#' examples/*.toml examples/edf/*.toml examples/*.sh");
+        let run = |files: &str, name: &str| {
+            cluster.good(&format!(
+                "carrack submit --quiet {files} >/dev/null && carrack wait {name}"
+            ));
+            cluster.good(&format!("carrack logs {name}"))
+        };
+        assert!(run("examples/hello.toml", "hello").contains("Stand-in"));
+        let gpu = run("examples/gpu.toml", "gpu");
+        assert_eq!(
+            gpu.lines()
+                .filter(|line| line.ends_with("GPU 0 of its own"))
+                .count(),
+            4,
+            "{gpu}"
+        );
+        cluster.good("carrack submit --quiet examples/array.toml && carrack wait array");
+        assert_eq!(
+            cluster.good("cat array-*_*.out | sort"),
+            "parameter 1\nparameter 2\nparameter 3\nparameter 4\n"
+        );
+        run("examples/prepare.toml examples/pipeline.toml", "pipeline");
+        assert_eq!(cluster.read("sum.txt"), "5050\n");
+        let mixed = run("examples/mixed.toml", "mixed");
+        assert!(
+            mixed.contains("n1\n")
+                && mixed.contains("n2\n")
+                && mixed.contains(
+                    "12.99
+#!/bin/bash
+"
+                ),
+            "{mixed}"
+        );
+        assert_eq!(run("examples/edf.toml", "edf"), "hello from /tmp\n");
+        cluster.good("cd examples && sbatch --wait submit.sh");
+        assert!(
+            cluster.read("examples/rsl.out.0001").contains(':'),
+            "{}",
+            cluster.logs()
+        );
+        let owner = cluster.good("stat -c %U examples/rsl.out.0000");
+        assert_eq!(owner, "alice\n");
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to.join(entry.file_name()));
+            } else {
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+}
