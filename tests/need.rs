@@ -51,7 +51,7 @@ impl Need {
             Need::Openssl => ("openssl", true),
             Need::Htpasswd => ("htpasswd", true),
             Need::Strace => ("strace", true),
-            Need::Slurm => ("slurm", false),
+            Need::Slurm => ("slurm", true),
         }
     }
 
