@@ -73,8 +73,13 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
             .hint("write it first: `carrack exec IMAGE COMMAND`, or set CARRACK_IMAGE and begin with `--`"));
     };
     let directory = std::env::current_dir().unwrap_or_default();
-    let store = common.common().store_of(&settings)?;
-    let place = [store.root(), &directory].map(|path| path.as_os_str().as_bytes());
+    // Without a home there may be no store, and an image that is a file needs none.
+    let store = common.common().store_of(&settings);
+    let root = store
+        .as_ref()
+        .map(|store| store.root())
+        .unwrap_or(Path::new(""));
+    let place = [root, &directory].map(|path| path.as_os_str().as_bytes());
     let found = looked_up::once(&name, &place, || find(&name, &settings, common, dry_run))?;
     let mut facts = probe::facts(&request, &profile)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
@@ -88,7 +93,6 @@ pub fn find(
     common: &LaunchCommon,
     dry_run: bool,
 ) -> Result<Found> {
-    let store = common.common().store_of(settings)?;
     let default = &settings.config.registries.default;
     let path = Path::new(name.strip_prefix("dir:").unwrap_or(name));
     // A path is looked at before names are: `./image` is never in a registry.
@@ -111,6 +115,7 @@ pub fn find(
         let stored = in_place(reference, &source_settings(&settings.config, temporary)?)?;
         return Ok(found(stored, name));
     }
+    let store = common.common().store_of(settings)?;
     match store.find_named(name, default, &host_platform()) {
         Ok(stored) => {
             // A job's image is pinned by its script: a step need not write to the shared file system.

@@ -23,8 +23,13 @@ pub fn load(options: Vec<Given>) -> Result<Settings> {
     }
     let mut user = Vec::new();
     if let Some(path) = user_file() {
-        let found = read(&path)?;
-        if found.is_none() && std::env::var_os("CARRACK_CONFIG").is_some() {
+        let named = std::env::var_os("CARRACK_CONFIG").is_some();
+        let found = match read(&path) {
+            // A home that cannot be entered here has no settings for us. One that the user names is another matter.
+            Err(error) if !named && is_denied(&error) => None,
+            other => other?,
+        };
+        if found.is_none() && named {
             return Err(Error::usage(format!("cannot find `{}`", path.display()))
                 .cause("`$CARRACK_CONFIG` names it"));
         }
@@ -42,6 +47,11 @@ pub fn load(options: Vec<Given>) -> Result<Settings> {
     // An option hides its variable, also one that the site would refuse.
     let given: Vec<Given> = variables.filter(|one| !options_set(one.key)).collect();
     merge(&site, &user, &[given, options].concat())
+}
+
+fn is_denied(error: &Error) -> bool {
+    let kind = error.downcast_ref().map(std::io::Error::kind);
+    kind == Some(ErrorKind::PermissionDenied)
 }
 
 /// The site's files: the machine's, then the one of this installation.

@@ -140,7 +140,8 @@ pub fn pull(
 
 /// A path as any directory sees it: the store is asked for it later from elsewhere.
 fn absolute(reference: &Reference) -> Result<Reference> {
-    if reference.path().is_none() {
+    // An absolute path needs no current directory, which may have been removed.
+    if reference.path().is_none_or(|path| path.is_absolute()) {
         return Ok(reference.clone());
     }
     let here = std::env::current_dir().or_say(|| "cannot tell the current directory")?;

@@ -121,7 +121,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         environment,
         directory: directory(request, &profile, record, facts, &home_inside),
         argv,
-        warnings: request.notices.clone(),
+        warnings: warnings(request, &profile, facts),
     })
 }
 
@@ -266,6 +266,14 @@ fn directory(
         candidates,
         required: false,
     }
+}
+
+fn warnings(request: &Request, profile: &Profile, facts: &HostFacts) -> Vec<String> {
+    let mut warnings = request.notices.clone();
+    if facts.cwd.is_none() && profile.cwd && request.workdir.is_none() {
+        warnings.push("the current directory is gone or out of reach; starting elsewhere".into());
+    }
+    warnings
 }
 
 /// Descriptors that the process was promised: its process manager's, and those that the command line names (`<(…)`).

@@ -446,6 +446,26 @@ fn where_it_starts() {
 }
 
 #[test]
+fn a_directory_that_is_gone_is_said_once() {
+    let gone = HostFacts {
+        cwd: None,
+        ..facts(&[])
+    };
+    let made = planned(&[], &gone).unwrap();
+    assert_eq!(made.warnings.len(), 1);
+    assert_eq!(
+        made.directory.candidates.first().unwrap().as_path(),
+        Path::new("/home/alice")
+    );
+    assert!(
+        planned(&[("workdir", "/w")], &gone)
+            .unwrap()
+            .warnings
+            .is_empty()
+    );
+}
+
+#[test]
 fn no_network_and_more_than_one_node_exclude_each_other() {
     let step = |nodes: &str, more: &[(&str, &str)]| {
         let base = [
