@@ -141,6 +141,8 @@ pub struct Tool {
 }
 
 impl ImageRecord {
+    // The plugin, which lacks the hash, reads no records.
+    #[cfg(feature = "squashfs")]
     /// Reads and checks a record.
     pub fn parse(bytes: &[u8]) -> Result<ImageRecord> {
         if bytes.len() > MAX_BYTES {
@@ -186,6 +188,7 @@ impl ImageRecord {
         Ok(record)
     }
 
+    #[cfg(feature = "squashfs")]
     /// The text written beside the image: stable order, two-space indent, its checksum, final newline.
     pub fn to_json(&self) -> String {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
@@ -195,9 +198,11 @@ impl ImageRecord {
     }
 }
 
+#[cfg(feature = "squashfs")]
 /// What stands between the text and its hash.
 const SEAL: &str = ",\n  \"checksum\": \"blake3:";
 
+#[cfg(feature = "squashfs")]
 /// Whether the text ends in the hash of what stands before it.
 fn is_sealed(bytes: &[u8]) -> bool {
     let Some(rest) = bytes.strip_suffix(b"\"\n}\n") else {

@@ -49,7 +49,6 @@ unsafe extern "C" {
         value: *const c_char,
         overwrite: c_int,
     ) -> c_int;
-    fn spank_unsetenv(spank: Handle, name: *const c_char) -> c_int;
     fn spank_job_control_setenv(
         spank: Handle,
         name: *const c_char,
@@ -191,13 +190,6 @@ impl Spank for Real {
                 "cannot set a variable: {}",
                 std::io::Error::last_os_error()
             )),
-        }
-    }
-
-    fn unset_variable(&mut self, name: &str) {
-        if let (Ok(name), Place::Stepd) = (c_string(name), self.place()) {
-            // SAFETY: valid handle, NUL-terminated string.
-            unsafe { spank_unsetenv(self.handle, name.as_ptr()) };
         }
     }
 

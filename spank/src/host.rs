@@ -28,7 +28,6 @@ pub trait Spank {
     /// A variable of the job's environment (of this process's in srun, sbatch and salloc).
     fn variable(&self, name: &str) -> Option<String>;
     fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
-    fn unset_variable(&mut self, name: &str);
     /// A variable that follows the job: inner steps see it with `SLURM_SPANK_` in front.
     fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
     fn step_id(&self) -> Option<u32>;
@@ -85,9 +84,6 @@ pub(crate) mod fake {
         fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
             self.variables.insert(name.into(), value.into());
             Ok(())
-        }
-        fn unset_variable(&mut self, name: &str) {
-            self.variables.remove(name);
         }
         fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
             self.set_variable(&format!("SLURM_SPANK_{name}"), value)
