@@ -422,7 +422,7 @@ fn minutes(seconds: i64) -> String {
 }
 
 /// A mount that goes away with the value.
-struct Mounted<'a>(PathBuf, &'a [&'a str]);
+pub struct Mounted<'a>(pub PathBuf, &'a [&'a str]);
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
@@ -431,6 +431,19 @@ impl Drop for Mounted<'_> {
             .arg(&self.0)
             .status();
     }
+}
+
+/// The kernel's own view of an image.
+#[track_caller]
+pub fn mounted(squashfs: &Path, at: &Path) -> Mounted<'static> {
+    std::fs::create_dir(at).unwrap();
+    let done = Command::new("mount")
+        .args(["-t", "squashfs", "-o", "loop,ro"])
+        .args([squashfs, at])
+        .status()
+        .unwrap();
+    assert!(done.success(), "{}", squashfs.display());
+    Mounted(at.into(), &["umount"])
 }
 
 #[test]
@@ -520,15 +533,7 @@ mod as_root {
         let scene = Scene::new();
         each(&scene, |made| {
             let at = scene.path(format!("{}.mnt", made.name));
-            std::fs::create_dir(&at).unwrap();
-            let done = Command::new("mount")
-                .args(["-t", "squashfs", "-o", "loop,ro"])
-                .arg(&made.squashfs)
-                .arg(&at)
-                .status()
-                .unwrap();
-            assert!(done.success(), "{}", made.name);
-            let mounted = Mounted(at, &["umount"]);
+            let mounted = mounted(&made.squashfs, &at);
             let theirs = of_directory(&mounted.0);
             let ours = of_image(&made.squashfs);
             labelled(

@@ -15,6 +15,7 @@ mod foreign;
 mod golden;
 mod hostile;
 mod image;
+mod large;
 mod need;
 mod proxy;
 mod pulling;

@@ -175,14 +175,21 @@ impl Entry {
             header.number(337, 8, i128::from(minor));
         }
         if let Some((size, pieces)) = old_sparse {
-            assert!(pieces.len() <= 4, "the old header holds four pieces");
-            for (index, (offset, content)) in pieces.iter().enumerate() {
-                header.number(386 + index * 24, 12, i128::from(*offset));
-                header.number(398 + index * 24, 12, content.len() as i128);
-            }
+            header.pieces(386, &pieces[..pieces.len().min(4)]);
+            header.0[482] = u8::from(pieces.len() > 4);
             header.number(483, 12, i128::from(size));
         }
         header.finish(out, self.bad_checksum);
+        if let Some((_, pieces)) = old_sparse {
+            // What does not fit the header stands in blocks of 21 pieces each.
+            let mut rest = pieces.get(4..).unwrap_or_default().chunks(21).peekable();
+            while let Some(part) = rest.next() {
+                let mut block = Header([0; 512]);
+                block.pieces(0, part);
+                block.0[504] = u8::from(rest.peek().is_some());
+                out.extend(block.0);
+            }
+        }
         padded(out, &data);
     }
 }
@@ -291,6 +298,14 @@ impl Header {
 
     fn text(&mut self, at: usize, text: &[u8]) {
         self.0[at..at + text.len()].copy_from_slice(text);
+    }
+
+    /// Offsets and lengths of the old GNU sparse map.
+    fn pieces(&mut self, at: usize, pieces: &[(u64, Vec<u8>)]) {
+        for (index, (offset, content)) in pieces.iter().enumerate() {
+            self.number(at + index * 24, 12, i128::from(*offset));
+            self.number(at + index * 24 + 12, 12, content.len() as i128);
+        }
     }
 
     /// Octal where it fits, else base 256.
