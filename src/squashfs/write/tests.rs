@@ -153,6 +153,48 @@ fn what_basic_inodes_cannot_hold() {
     );
 }
 
+/// Data and all tables lie behind 4 GiB; what is before them is a hole of the file.
+#[test]
+fn an_image_of_more_than_four_gibibytes() {
+    let block = 128 << 10;
+    let raw = crate::squashfs::read::tests::noise(block, 3);
+    let start = (4u64 << 30) - 1000;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("far");
+    let file = File::create(&path).unwrap();
+    file.write_all_at(&raw, start).unwrap();
+    let stored = crate::squashfs::format::DATA_UNCOMPRESSED | block as u32;
+    let far = vec![stored];
+    let nodes = vec![
+        (Node::File(block as u64, start, far.clone()), 7, 1, None),
+        (Node::File(block as u64, start, far), 70_000, 2, Some(0)),
+        (Node::Link(b"target".to_vec()), 0, 1, Some(0)),
+    ];
+    let mut tree = flat(nodes, |n| n.to_string());
+    tree.xattrs = vec![vec![(b"name".to_vec(), b"value".to_vec())]];
+    write(&file, 5 << 30, &tree, &[], &[], &OPTIONS).unwrap();
+    let file = File::open(&path).unwrap();
+    let image = Image::open(file, read::Options::named("far")).unwrap();
+    for name in ["/1", "/2"] {
+        let inode = image.find(name.as_bytes()).unwrap().unwrap();
+        let mut seen = vec![0; block];
+        image.read_at(&inode, 0, &mut seen).unwrap();
+        assert!(seen == raw, "{name}");
+    }
+    if read::tests::have("unsquashfs") {
+        let seen = std::process::Command::new("unsquashfs")
+            .arg("-cat")
+            .args([path.as_os_str(), "2".as_ref()])
+            .output()
+            .unwrap();
+        assert!(
+            seen.stdout == raw,
+            "{}",
+            String::from_utf8_lossy(&seen.stderr)
+        );
+    }
+}
+
 #[test]
 fn ids_have_a_limit() {
     let tree = |count: u32| {
