@@ -14,6 +14,7 @@ mod floors;
 mod foreign;
 mod golden;
 mod hostile;
+mod hot;
 mod image;
 mod large;
 mod need;
