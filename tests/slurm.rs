@@ -332,22 +332,39 @@ mod as_root {
             cluster.good("srun carrack exec dir:/scratch/root cat /etc/debian_version"),
             "12.99\n"
         );
-        // No driver stands behind the nodes: one that may be opened says so with ENXIO, all others with EPERM.
-        let look = "carrack exec dir:/scratch/root sh -c 'cd /dev; o=; for g in nvidia[0-9]*; do \
-                    case $(cat $g 2>&1) in *such*) o=$o\\ $g;; esac; done; echo $SLURM_PROCID$o'";
+        // Exactly these are there. No driver stands behind them: one that may be opened says so with ENXIO.
+        let look = "carrack exec dir:/scratch/root sh -c 'o=; for g in /dev/nvidia*; do \
+                    case $(cat $g 2>&1) in *such\\ device*) o=$o\\ ${g#/dev/};; \
+                    *) [ ! -e $g ] || o=$o\\ closed:$g;; esac; done; echo $SLURM_PROCID$o'";
         let seen = |options: &str| {
             let said = cluster.good(&format!("srun --quiet {options} {look}"));
             let mut lines: Vec<String> = said.lines().map(str::to_string).collect();
             lines.sort();
             lines
         };
-        assert_eq!(seen("-n1"), ["0"]);
-        assert_eq!(seen("-n1 --gres=gpu:1"), ["0 nvidia0"]);
-        assert_eq!(
-            seen("-N2 --gpus-per-node=2"),
-            ["0 nvidia0 nvidia1", "1 nvidia0 nvidia1"]
-        );
-        assert_eq!(seen("-n2 --gpus-per-task=1"), ["0 nvidia0", "1 nvidia1"]);
+        // What every GPU needs stands beside them, and nothing where there is none.
+        for (options, tasks) in [
+            ("-n1", vec!["0"]),
+            ("-n1 --gres=gpu:1", vec!["0 nvidia0"]),
+            (
+                "-N2 --gpus-per-node=2",
+                vec!["0 nvidia0 nvidia1", "1 nvidia0 nvidia1"],
+            ),
+            ("-n2 --gpus-per-task=1", vec!["0 nvidia0", "1 nvidia1"]),
+            (
+                "-n2 --gpus-per-task=1 --gpu-bind=none",
+                vec!["0 nvidia0 nvidia1", "1 nvidia0 nvidia1"],
+            ),
+        ] {
+            let tasks: Vec<String> = tasks
+                .iter()
+                .map(|line| match line.split_once(' ') {
+                    Some((task, gpus)) => format!("{task} nvidia-uvm {gpus} nvidiactl"),
+                    None => line.to_string(),
+                })
+                .collect();
+            assert_eq!(seen(options), tasks, "{options}");
+        }
     }
 
     #[test]

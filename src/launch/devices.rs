@@ -1,8 +1,9 @@
 //! `/dev`, GPUs and the driver files that go with them.
 //!
-//! The default `/dev` is the host's: all of it appears, and the device cgroup of the job decides what opens. Where Slurm does
-//! not limit devices (`ConstrainDevices=no`), the other jobs' GPUs are hidden here, and only there are the selection
-//! variables counted anew, exactly as Slurm does it when it limits devices.
+//! The default `/dev` is the host's without the GPUs that were not given: those that the device cgroup refuses or, where
+//! Slurm does not limit devices (`ConstrainDevices=no`), those that its variables do not name. Only in the second case are
+//! the selection variables counted anew, exactly as Slurm does it when it limits devices. A node whose GPUs were all given,
+//! or that has none, costs nothing: its `/dev` is bound as it is.
 //!
 //! All tasks of a step share one capsule, so whatever differs between tasks (GPUs bound per task) goes into the task's own
 //! steps and never into the capsule's: a capsule made from one task's view would hide the others' GPUs.
@@ -105,33 +106,32 @@ pub fn devices(
 ) -> Result<Devices> {
     let mut result = Devices::default();
     let given = given(gpu, facts, slurm);
-    let shown = !facts.gpus.is_empty() && given != Given::Numbers(Vec::new());
+    let per_task = gpu != Gpu::None && bound_per_task(slurm);
+    let left_out = left_out(gpu, &given, wanted, facts);
+    let shown = match per_task {
+        true => !facts.gpus.is_empty(),
+        false => facts.gpus.iter().any(|node| kept(node, gpu, &given, facts)),
+    };
     if kind == Dev::Minimal && shown {
-        // All of them: which ones open is decided by each task's cgroup, or hidden below.
-        result
-            .steps
-            .extend(facts.gpus.iter().map(|node| show(&node.path)));
-        result
-            .steps
-            .extend(companions(facts).iter().map(|path| show(Path::new(path))));
+        let nodes = facts.gpus.iter().flat_map(GpuNode::paths);
+        let neighbours = companions(facts).into_iter().map(Path::new);
+        let paths = nodes
+            .chain(neighbours)
+            .filter(|path| per_task || !left_out.iter().any(|out| out.as_path() == *path));
+        result.steps.extend(paths.map(show));
     }
-    if let Given::Numbers(numbers) = &given {
-        let hidden: Vec<Step> = managed(facts)
-            .filter(|node| !numbers.contains(&node.index))
-            .filter_map(|node| InsidePath::new(&node.path).ok())
-            .map(|at| Step::Hide { at })
-            .collect();
-        // A minimal /dev that shows no GPUs has nothing to hide.
-        if kind == Dev::Full || shown {
-            if bound_per_task(slurm) {
-                result.task_steps.extend(hidden.iter().cloned());
-            } else {
-                result.steps.extend(hidden.iter().cloned());
-            }
-        }
-        if !hidden.is_empty() {
-            result.fixed = renumbered(facts, numbers);
-        }
+    if let Given::Numbers(numbers) = &given
+        && managed(facts).any(|node| !numbers.contains(&node.index))
+    {
+        result.fixed = renumbered(facts, numbers);
+    }
+    // A minimal /dev has only what was put there.
+    if !left_out.is_empty() && (kind == Dev::Full || per_task) {
+        let steps = match per_task {
+            true => &mut result.task_steps,
+            false => &mut result.steps,
+        };
+        steps.push(Step::LeaveOut(left_out));
     }
     if shown {
         driver(facts, &mut result);
@@ -175,6 +175,40 @@ fn given(gpu: Gpu, facts: &HostFacts, slurm: Option<&SlurmStep>) -> Given {
         None if slurm.gpus.on_node.is_some_and(|count| count > 0) => Given::AsTheyAre,
         None => Given::Numbers(Vec::new()),
     }
+}
+
+/// Whether a process may see this GPU.
+fn kept(node: &GpuNode, gpu: Gpu, given: &Given, facts: &HostFacts) -> bool {
+    let by_number = |numbers: &[u32]| {
+        let counted = managed(facts).any(|other| other == node);
+        !counted || numbers.contains(&node.index)
+    };
+    match (gpu, given) {
+        (Gpu::None, _) => false,
+        (Gpu::All, _) | (Gpu::Auto, Given::AsTheyAre) => node.allowed,
+        (Gpu::Auto, Given::Numbers(numbers)) => node.allowed && by_number(numbers),
+    }
+}
+
+/// Device nodes that are not to be seen: GPUs of others, and if none is left, what only GPUs need. What the user named
+/// stays.
+fn left_out(gpu: Gpu, given: &Given, wanted: &[String], facts: &HostFacts) -> Vec<InsidePath> {
+    let (seen, others): (Vec<&GpuNode>, Vec<&GpuNode>) = facts
+        .gpus
+        .iter()
+        .partition(|node| kept(node, gpu, given, facts));
+    let none_of = |vendor| !seen.iter().any(|node| node.vendor == vendor);
+    let mut paths: Vec<&Path> = others.iter().flat_map(|node| node.paths()).collect();
+    for vendor in [Vendor::Nvidia, Vendor::Amd] {
+        if others.iter().any(|node| node.vendor == vendor) && none_of(vendor) {
+            paths.extend(neighbours(vendor).iter().map(Path::new));
+        }
+    }
+    paths.retain(|path| !wanted.iter().any(|name| Path::new(name) == *path));
+    paths
+        .into_iter()
+        .filter_map(|path| InsidePath::new(path).ok())
+        .collect()
 }
 
 fn bound_per_task(slurm: Option<&SlurmStep>) -> bool {
@@ -231,12 +265,10 @@ fn show(path: &Path) -> Step {
     }
 }
 
-/// Nodes that the vendors' libraries open beside the GPUs themselves.
-fn companions(facts: &HostFacts) -> Vec<&'static str> {
-    let has = |vendor| facts.gpus.iter().any(|node| node.vendor == vendor);
-    let mut paths = Vec::new();
-    if has(Vendor::Nvidia) {
-        paths.extend([
+/// Nodes that a vendor's libraries open beside the GPUs themselves.
+fn neighbours(vendor: Vendor) -> &'static [&'static str] {
+    match vendor {
+        Vendor::Nvidia => &[
             "/dev/nvidiactl",
             "/dev/nvidia-uvm",
             "/dev/nvidia-uvm-tools",
@@ -244,12 +276,20 @@ fn companions(facts: &HostFacts) -> Vec<&'static str> {
             "/dev/nvidia-caps",
             "/dev/nvidia-caps-imex-channels",
             "/dev/gdrdrv",
-        ]);
+        ],
+        Vendor::Amd => &["/dev/kfd"],
+        Vendor::Intel => &[],
     }
-    if has(Vendor::Amd) {
-        paths.push("/dev/kfd");
-    }
-    paths
+}
+
+fn companions(facts: &HostFacts) -> Vec<&'static str> {
+    let has = |vendor| facts.gpus.iter().any(|node| node.vendor == vendor);
+    [Vendor::Nvidia, Vendor::Amd, Vendor::Intel]
+        .into_iter()
+        .filter(|vendor| has(*vendor))
+        .flat_map(neighbours)
+        .copied()
+        .collect()
 }
 
 /// Puts the host's driver files into one directory and in front of the image's own, which may be older than the kernel's.

@@ -4,6 +4,7 @@ fn nvidia(index: u32, allowed: bool) -> GpuNode {
     GpuNode {
         vendor: Vendor::Nvidia,
         path: format!("/dev/nvidia{index}").into(),
+        also: Vec::new(),
         index,
         allowed,
     }
@@ -23,12 +24,17 @@ fn node(gpus: Vec<GpuNode>, variables: &[(&str, &str)]) -> (HostFacts, Option<Sl
     (facts, slurm)
 }
 
+/// What goes with the GPUs when none of them stays.
+const NEIGHBOURS: &str = "/dev/nvidia0 /dev/nvidia1 /dev/nvidiactl /dev/nvidia-uvm \
+    /dev/nvidia-uvm-tools /dev/nvidia-modeset /dev/nvidia-caps /dev/nvidia-caps-imex-channels \
+    /dev/gdrdrv";
+
 fn show_all(result: &Devices) -> String {
-    let hides = |steps: &[Step], word: &str| -> String {
+    let without = |steps: &[Step], word: &str| -> String {
         steps
             .iter()
-            .filter(|step| matches!(step, Step::Hide { .. }))
-            .map(|step| format!("{word} {step} "))
+            .filter(|step| matches!(step, Step::LeaveOut(_)))
+            .map(|step| format!("{word} {step} ").replace(NEIGHBOURS, "all NVIDIA"))
             .collect()
     };
     let fixed: String = result
@@ -38,8 +44,8 @@ fn show_all(result: &Devices) -> String {
         .collect();
     format!(
         "{}{}{fixed}",
-        hides(&result.steps, "all"),
-        hides(&result.task_steps, "task")
+        without(&result.steps, "all"),
+        without(&result.task_steps, "task")
     )
     .trim_end()
     .to_string()
@@ -68,7 +74,7 @@ fn rows_of_a_real_slurm() {
             STEP,
             [false, true],
             &[("CUDA_VISIBLE_DEVICES", "0"), ("SLURM_STEP_GPUS", "1")],
-            "",
+            "all leave out /dev/nvidia0",
         ),
         (
             "GPU 1 given, not limited",
@@ -79,7 +85,7 @@ fn rows_of_a_real_slurm() {
                 ("GPU_DEVICE_ORDINAL", "1"),
                 ("SLURM_STEP_GPUS", "1"),
             ],
-            "all hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0 GPU_DEVICE_ORDINAL=0",
+            "all leave out /dev/nvidia0 CUDA_VISIBLE_DEVICES=0 GPU_DEVICE_ORDINAL=0",
         ),
         (
             "--gpus-per-task=1, task 1, limited",
@@ -90,7 +96,7 @@ fn rows_of_a_real_slurm() {
                 ("SLURM_STEP_GPUS", "0"),
                 ("SLURMD_TRES_BIND", "gpu:per_task:1"),
             ],
-            "",
+            "task leave out /dev/nvidia0",
         ),
         (
             "--gpus-per-task=1, task 1, not limited",
@@ -101,7 +107,7 @@ fn rows_of_a_real_slurm() {
                 ("SLURM_STEP_GPUS", "1"),
                 ("SLURMD_TRES_BIND", "gpu:per_task:1"),
             ],
-            "task hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
+            "task leave out /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
         ),
         (
             "--gpu-bind=none",
@@ -117,13 +123,26 @@ fn rows_of_a_real_slurm() {
             &[("CUDA_VISIBLE_DEVICES", "0,1"), ("SLURM_STEP_GPUS", "0,1")],
             "",
         ),
-        ("no GPUs, limited", STEP, [false, false], &[], ""),
+        (
+            "no GPUs, limited",
+            STEP,
+            [false, false],
+            &[],
+            "all leave out all NVIDIA",
+        ),
+        (
+            "batch script, limited",
+            BATCH,
+            [true, false],
+            &[("SLURM_JOB_GPUS", "0"), ("CUDA_VISIBLE_DEVICES", "0")],
+            "all leave out /dev/nvidia1",
+        ),
         (
             "--gres=none in a job with GPUs, not limited",
             STEP,
             [true, true],
             &[("SLURM_JOB_GPUS", "0,1")],
-            "all hide /dev/nvidia0 all hide /dev/nvidia1",
+            "all leave out all NVIDIA",
         ),
         (
             "a step elsewhere: the batch host's list is not this node's",
@@ -134,14 +153,14 @@ fn rows_of_a_real_slurm() {
                 ("SLURM_STEP_GPUS", "0"),
                 ("CUDA_VISIBLE_DEVICES", "0"),
             ],
-            "all hide /dev/nvidia1 CUDA_VISIBLE_DEVICES=0",
+            "all leave out /dev/nvidia1 CUDA_VISIBLE_DEVICES=0",
         ),
         (
             "batch script, not limited",
             BATCH,
             [true, true],
             &[("SLURM_JOB_GPUS", "1"), ("CUDA_VISIBLE_DEVICES", "1")],
-            "all hide /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
+            "all leave out /dev/nvidia0 CUDA_VISIBLE_DEVICES=0",
         ),
         ("shell of salloc", SHELL, [true, true], &[], ""),
         (
@@ -159,7 +178,7 @@ fn rows_of_a_real_slurm() {
                 ("CUDA_VISIBLE_DEVICES", "GPU-8932f937"),
                 ("SLURM_STEP_GPUS", "1"),
             ],
-            "all hide /dev/nvidia0",
+            "all leave out /dev/nvidia0",
         ),
         (
             "parts of a GPU are counted otherwise",
@@ -176,9 +195,17 @@ fn rows_of_a_real_slurm() {
         assert_eq!(show_all(&result), *expected, "{what}");
         // Asking for all or none does not depend on Slurm.
         let all = devices(Gpu::All, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
-        assert_eq!(show_all(&all), "", "{what}");
+        assert_eq!(
+            show_all(&all).is_empty(),
+            allowed.iter().all(|allowed| *allowed),
+            "{what}"
+        );
         let none = devices(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
-        assert!(show_all(&none).contains("hide /dev/nvidia0"), "{what}");
+        assert_eq!(
+            show_all(&none).split(" CUDA").next(),
+            Some("all leave out all NVIDIA"),
+            "{what}"
+        );
     }
 }
 
@@ -188,6 +215,7 @@ fn only_the_vendor_that_slurm_counts_is_cut_down() {
     gpus.push(GpuNode {
         vendor: Vendor::Intel,
         path: "/dev/dri/renderD128".into(),
+        also: vec!["/dev/dri/card0".into()],
         index: 0,
         allowed: true,
     });
@@ -200,7 +228,18 @@ fn only_the_vendor_that_slurm_counts_is_cut_down() {
         ],
     );
     let result = devices(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
-    assert_eq!(show_all(&result), "all hide /dev/nvidia1");
+    assert_eq!(show_all(&result), "all leave out /dev/nvidia1");
+    let none = devices(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+    assert_eq!(
+        show_all(&none),
+        "all leave out /dev/nvidia0 /dev/nvidia1 /dev/dri/renderD128 /dev/dri/card0 \
+         /dev/nvidiactl /dev/nvidia-uvm /dev/nvidia-uvm-tools /dev/nvidia-modeset \
+         /dev/nvidia-caps /dev/nvidia-caps-imex-channels /dev/gdrdrv"
+    );
+    // A device that the user names is shown.
+    let wanted = ["/dev/nvidia1".to_string()];
+    let named = devices(Gpu::Auto, Dev::Full, &wanted, &facts, slurm.as_ref()).unwrap();
+    assert_eq!(show_all(&named), "");
 }
 
 #[test]
@@ -240,8 +279,8 @@ fn a_minimal_dev_shows_gpus_only_when_given() {
     let given = [step.as_slice(), &[("SLURM_STEP_GPUS", "1")]].concat();
     for (variables, expected) in [
         (step.to_vec(), 0),
-        // Both nodes, nvidiactl and its six neighbours, one hidden.
-        (given, 10),
+        // One node, nvidiactl and its six neighbours.
+        (given, 8),
         (vec![], 9),
     ] {
         let (facts, slurm) = node(vec![nvidia(0, true), nvidia(1, true)], &variables);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -39,10 +39,21 @@ pub struct HostFacts {
 pub struct GpuNode {
     pub vendor: Vendor,
     pub path: PathBuf,
+    /// Other nodes of the same GPU (for a display), seen and unseen with it.
+    pub also: Vec<PathBuf>,
     /// The number in the vendor's own count, which is how Slurm's `File=` lines usually name it.
     pub index: u32,
     /// False when the device cgroup refuses it (EPERM): it belongs to another job or task.
     pub allowed: bool,
+}
+
+impl GpuNode {
+    /// All device nodes of this GPU.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.path)
+            .chain(&self.also)
+            .map(PathBuf::as_path)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

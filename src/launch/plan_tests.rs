@@ -120,6 +120,7 @@ fn plans_as_text() {
             .map(|index| GpuNode {
                 vendor: Vendor::Nvidia,
                 path: format!("/dev/nvidia{index}").into(),
+                also: Vec::new(),
                 index,
                 allowed: true,
             })

@@ -125,9 +125,20 @@ pub fn gpus() -> Vec<GpuNode> {
             *place += 1;
             let access = Access::READ_OK | Access::WRITE_OK;
             let answer = rustix::fs::accessat(CWD, &path, access, AtFlags::empty());
+            let also = match vendor {
+                Vendor::Nvidia => Vec::new(),
+                Vendor::Amd | Vendor::Intel => {
+                    names(&format!("/sys/class/drm/renderD{minor}/device/drm"))
+                        .iter()
+                        .filter(|name| name.starts_with("card"))
+                        .map(|name| Path::new("/dev/dri").join(name))
+                        .collect()
+                }
+            };
             GpuNode {
                 vendor,
                 path,
+                also,
                 index,
                 allowed: answer != Err(rustix::io::Errno::PERM),
             }

@@ -53,8 +53,9 @@ pub enum Step {
         content: Content,
         target: Target,
     },
-    /// Covers a file or device so that it cannot be opened; skipped when it does not exist.
-    Hide { at: InsidePath },
+    /// Shows the directories of these paths without them, and leaves a directory alone that has none of them. Devices there
+    /// that this user may not open are left out, too.
+    LeaveOut(Vec<InsidePath>),
     /// Makes the staged tree the root directory and lets go of the host's. Always the last step.
     EnterRoot,
 }
@@ -219,7 +220,8 @@ pub struct Plan {
     /// Makes the capsule's root; done once, by its creator.
     pub steps: Vec<Step>,
     /// Done by each task after it joined, in a copy of the mount namespace that it makes for this (same user namespace, so
-    /// that ranks can still read each other's memory). Usually empty. Not part of the key. Only [`Step::Hide`].
+    /// that ranks can still read each other's memory). Usually empty. Not part of the key. Only
+    /// [`Step::LeaveOut`].
     pub task_steps: Vec<Step>,
     /// The complete environment of the process.
     pub environment: Vec<(OsString, OsString)>,
@@ -315,7 +317,13 @@ impl fmt::Display for Step {
                 Content::Passwd(_) => write!(out, "file {at} (the image's users and you)"),
                 Content::Group(_) => write!(out, "file {at} (the image's groups and yours)"),
             },
-            Step::Hide { at } => write!(out, "hide {at}"),
+            Step::LeaveOut(paths) => {
+                out.write_str("leave out")?;
+                for path in paths {
+                    write!(out, " {path}")?;
+                }
+                Ok(())
+            }
             Step::EnterRoot => out.write_str("enter the new root"),
         }
     }

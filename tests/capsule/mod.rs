@@ -546,15 +546,36 @@ fn a_capsule_without_network_has_only_loopback() {
 }
 
 #[test]
-fn a_hidden_device_is_hidden_from_one_task_only() {
+fn a_device_can_be_left_out_for_one_task_only() {
     need!(Userns, Fuse, SquashfsTools);
     let job = Job::new(squashfs()).tasks(2);
-    let reader = ["head", "-c0", "/dev/zero"];
-    let mut other = job.command(0, &reader);
-    let hidden = other.env("TASK_HIDE", "/dev/zero").output().unwrap();
-    let text = String::from_utf8_lossy(&hidden.stderr);
-    assert!(text.contains("Permission denied"), "{text}");
-    let seen = job.run(1, &reader);
+    let look = [
+        "sh",
+        "-c",
+        "ls /dev; ls /dev/shm /dev/pts >&2; echo > /dev/null; head -c1 /dev/urandom | wc -c; \
+         : > /dev/shm/$SLURM_JOB_ID && rm /dev/shm/$SLURM_JOB_ID; touch /dev/new 2>&1",
+    ];
+    let without = |name: &str| {
+        let mut command = job.command(0, &look);
+        let output = command.env("TASK_LEAVE_OUT", name).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = without("/dev/no-such-device");
+    let less = without("/dev/zero");
+    assert!(all.lines().any(|line| line == "zero"), "{all}");
+    assert!(less.contains("\n1\n") && less.contains("new"), "{less}");
+    let names = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::to_string);
+        lines.take_while(|line| line != "1").collect()
+    };
+    let own: Vec<String> = names(&all);
+    let kept = names(&less);
+    assert!(!kept.contains(&"zero".to_string()), "{less}");
+    for name in ["null", "full", "urandom", "tty", "shm", "pts", "fd", "fuse"] {
+        assert!(kept.contains(&name.to_string()), "{name}: {less}");
+    }
+    assert!(kept.iter().all(|name| own.contains(name)), "{less}");
+    let seen = job.run(1, &["head", "-c0", "/dev/zero"]);
     assert!(seen.status.success(), "{seen:?}");
     job.nothing_is_left();
 }

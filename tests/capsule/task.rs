@@ -139,9 +139,8 @@ fn plan(image: &str, command: &[&str]) -> Plan {
         _ => Network::Host,
     };
     let hash = Plan::hash_of(&steps, identity, network);
-    let hide = variable("TASK_HIDE").map(|at| Step::Hide {
-        at: InsidePath::new(at).unwrap(),
-    });
+    let left_out =
+        variable("TASK_LEAVE_OUT").map(|at| Step::LeaveOut(vec![InsidePath::new(at).unwrap()]));
     Plan {
         key: variable("SLURM_JOB_ID").map(|job| Key {
             job,
@@ -153,7 +152,7 @@ fn plan(image: &str, command: &[&str]) -> Plan {
         identity,
         network,
         steps,
-        task_steps: hide.into_iter().collect(),
+        task_steps: left_out.into_iter().collect(),
         environment: std::env::vars_os().collect(),
         directory: StartDirectory {
             candidates: vec![InsidePath::fixed("/")],

@@ -11,6 +11,7 @@
 //! Sources are opened before anything is mounted, targets are found by descriptor inside the new root, so nothing that an
 //! image or another process of the user does to names in between can move a mount. Deliberately absent: choices.
 
+mod left_out;
 mod points;
 
 use super::inside::InsidePath;
@@ -126,8 +127,8 @@ pub fn restrict_task(steps: &[Step]) -> std::result::Result<(), (usize, Fault)> 
     mount::receive_only().map_err(first)?;
     let root = mount::place("/").map_err(first)?;
     for (number, step) in steps.iter().enumerate() {
-        if let Step::Hide { at } = step {
-            hide(root.as_fd(), at).map_err(|fault| (number, fault))?;
+        if let Step::LeaveOut(paths) = step {
+            left_out::leave_out(root.as_fd(), paths).map_err(|fault| (number, fault))?;
         }
     }
     Ok(())
@@ -291,7 +292,7 @@ impl Staging {
                 content,
                 target,
             } => self.file(at, content, *target, ground),
-            Step::Hide { at } => hide(self.root()?, at),
+            Step::LeaveOut(paths) => left_out::leave_out(self.root()?, paths),
             Step::EnterRoot => Ok(mount::enter_root(self.root()?)?),
         }
     }
@@ -459,26 +460,6 @@ fn write_all(file: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<()> {
         rest = rest.get(count..).unwrap_or_default();
     }
     Ok(())
-}
-
-/// Covers a device with itself where devices do not work, so that opening it is refused.
-fn hide(root: BorrowedFd<'_>, at: &InsidePath) -> Done {
-    let target = match mount::Target::find(root, at.relative()) {
-        Ok(target) => target,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        Err(errno) => return Err(Fault::new(errno, Place::Target)),
-    };
-    match fd::kind(target.fd())? {
-        FileType::CharacterDevice | FileType::BlockDevice => {}
-        _ => return Err(Fault::new(Errno::NODEV, Place::Target)),
-    }
-    let attributes = Attributes {
-        read_only: true,
-        no_suid: true,
-        no_devices: true,
-        no_exec: true,
-    };
-    Ok(mount::bind(target.fd(), &target, attributes)?)
 }
 
 /// The permissions of an open object.

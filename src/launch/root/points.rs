@@ -79,7 +79,7 @@ impl Mirrors {
             in_root(&self.root, directory, Last::Follow)?
         };
         for name in entries {
-            bind_back(&old, &new, &name).map_err(|fault| {
+            bind_back(&old, &new, &name, Attributes::SAFE).map_err(|fault| {
                 fault.at(directory.join(OsStr::from_bytes(name.as_bytes())).display())
             })?;
         }
@@ -111,7 +111,7 @@ impl Mirrors {
     }
 }
 
-fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
+pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
     let listing = rustix::fs::openat(
         directory,
         ".",
@@ -130,7 +130,12 @@ fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
 }
 
 /// Shows the entry of `old` at the same name in `new`.
-fn bind_back(old: &OwnedFd, new: &OwnedFd, name: &CString) -> Done {
+pub(super) fn bind_back(
+    old: &OwnedFd,
+    new: &OwnedFd,
+    name: &CString,
+    attributes: Attributes,
+) -> Done {
     let source = rustix::fs::openat(
         old,
         name.as_c_str(),
@@ -149,7 +154,7 @@ fn bind_back(old: &OwnedFd, new: &OwnedFd, name: &CString) -> Done {
     }
     let path = Path::new(OsStr::from_bytes(name.as_bytes()));
     let target = mount::Target::find(new.as_fd(), path)?;
-    Ok(mount::bind(source, &target, Attributes::SAFE)?)
+    Ok(mount::bind(source, &target, attributes)?)
 }
 
 fn empty_file(parent: BorrowedFd<'_>, name: &OsStr) -> Done {
