@@ -3,8 +3,10 @@
 use crate::image::layout::Layout;
 use crate::need::need;
 use crate::pulling::pull_layout as pull;
+use crate::registry::{Manners, Registry};
 use crate::scene::{Outcome, Scene, carrack};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 const IMAGE: &str = "layer\nrepeat 50 f small/{} 644 {}\nlayer\nf big 644 size:6000000\n";
 
@@ -97,4 +99,84 @@ fn death_at_any_moment() {
         .map(|entry| entry.unwrap().path())
         .collect();
     assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+/// A number from the environment, so that a run can be repeated or made longer.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Everything below a directory that a command left and nobody needs.
+fn leftovers(store: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in ["tmp", "packs"] {
+        for entry in std::fs::read_dir(store.join(part)).into_iter().flatten() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let pack = part == "packs" && (name.ends_with(".dat") || name.ends_with(".idx"));
+            if !pack || name.starts_with('.') {
+                found.push(format!("{part}/{name}"));
+            }
+        }
+    }
+    found
+}
+
+/// Killed at random moments of a pull from a registry, each time from nothing: no partial image is visible, and the next
+/// pull succeeds and cleans up. `CARRACK_TESTS_ROUNDS=30` for more rounds, `CARRACK_TESTS_SEED` to repeat a run.
+#[test]
+fn death_at_random_moments_of_a_pull_from_a_registry() {
+    need!(Registry);
+    let mut scene = Scene::new();
+    let registry = Registry::start(&scene.path(""), Manners::default());
+    Layout::of_text(IMAGE).write(&scene.path("layout"));
+    registry.push(&scene.path("layout"), "test/image", "v1");
+    let reference = format!("{}/test/image:v1", registry.host());
+    let rounds = number("CARRACK_TESTS_ROUNDS").unwrap_or(6);
+    let seed = number("CARRACK_TESTS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("{rounds} rounds with seed {seed}");
+    let mut state = seed;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005);
+        state = state.wrapping_add(1_442_695_040_888_963_407);
+        state >> 40
+    };
+    let mut whole = u64::MAX;
+    for store in ["first", "second"] {
+        let start = Instant::now();
+        scene.run(["pull", "-q", "--store", store, &reference]).ok();
+        whole = whole.min(start.elapsed().as_micros() as u64);
+    }
+    let mut interrupted = 0;
+    // A pull that ended before its moment came does not count.
+    for round in 0..rounds * 6 {
+        if interrupted == rounds {
+            break;
+        }
+        let name = format!("store-{round}");
+        scene.env("CARRACK_STORE", scene.path(&name));
+        let mut child = scene
+            .command(["pull", "-q", &reference])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let moment = random() % whole;
+        std::thread::sleep(Duration::from_micros(moment));
+        let _ = child.kill();
+        interrupted += u64::from(!child.wait().unwrap().success());
+        let at = format!("round {round} of seed {seed}, killed after {moment} of {whole} µs");
+        // What can be seen is whole, and is what the tag names or nothing.
+        let seen = scene.run(["verify", "--all"]);
+        assert_eq!(seen.code, 0, "{at}: {seen}");
+        let listed = scene.run(["images", "-q"]);
+        assert_eq!(listed.code, 0, "{at}: {listed}");
+        let again = scene.run(["pull", "-q", &reference]);
+        assert_eq!(again.code, 0, "{at}: {again}");
+        let verified = scene.run(["verify", &reference]);
+        assert_eq!(verified.code, 0, "{at}: {verified}");
+        assert_eq!(leftovers(&scene.path(&name)), [""; 0], "{at}");
+        std::fs::remove_dir_all(scene.path(&name)).unwrap();
+    }
+    println!("{interrupted} pulls were interrupted");
+    assert!(interrupted > 0, "nothing was killed in time");
 }

@@ -249,6 +249,45 @@ fn dead_here(text: &str) -> bool {
             .is_ok_and(|pid: u32| start_time(pid).as_deref() != Some(start))
 }
 
+/// For the name of a file that only this process writes: tells others on this host later that the writer is gone.
+pub fn mark() -> String {
+    let pid = std::process::id();
+    let start = start_time(pid).unwrap_or_default();
+    format!("{pid}-{start}-{}", this_place())
+}
+
+/// Whether what follows `prefix` in a file's name is the [`mark`] of a process that ran here and is gone.
+pub fn is_abandoned(name: &str, prefix: &str) -> bool {
+    let mut words = name.strip_prefix(prefix).unwrap_or_default().split('-');
+    let (Some(pid), Some(start), Some(place)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    place == this_place()
+        && pid
+            .parse()
+            .is_ok_and(|pid: u32| start_time(pid).as_deref() != Some(start))
+}
+
+/// Removes the lock files of a directory whose owners ran here and are gone.
+pub fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && path.extension().is_some_and(|end| end == "lock") {
+            // Taking it over and letting it go removes it; nobody's lock is missed by trying.
+            drop(Lock::try_acquire(&path));
+        }
+    }
+}
+
+/// Host, boot and pid namespace in one short word.
+fn this_place() -> String {
+    let place = format!("{} {} {}", this_host(), boot_id(), pid_namespace());
+    let mut hex = blake3::hash(place.as_bytes()).to_hex().to_string();
+    hex.truncate(12);
+    hex
+}
+
 fn whoami() -> String {
     let pid = std::process::id();
     format!(
@@ -368,6 +407,40 @@ mod tests {
             pid: 42,
         };
         assert_eq!(asked, Some(owner));
+    }
+
+    #[test]
+    fn names_tell_whether_their_writer_is_gone() {
+        let own = mark();
+        let (pid, rest) = own.split_once('-').unwrap();
+        let (_, place) = rest.split_once('-').unwrap();
+        for (name, gone) in [
+            (format!("file-{own}-x"), false),
+            // The pid was used again.
+            (format!("file-{pid}-1-{place}-x"), true),
+            (format!("file-{pid}-1-elsewhere-x"), false),
+            (format!("other-{pid}-1-{place}-x"), false),
+            ("file-x".into(), false),
+            ("file-".into(), false),
+        ] {
+            assert_eq!(is_abandoned(&name, "file-"), gone, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_locks_of_the_dead_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let _held = Lock::try_acquire(&path("held.lock")).unwrap().unwrap();
+        std::fs::write(path("elsewhere.lock"), "node7 boot pid:[1] 42 1 x\n0\n").unwrap();
+        let (host, boot, namespace) = (this_host(), boot_id(), pid_namespace());
+        let pid = std::process::id();
+        let dead = format!("{host} {boot} {namespace} {pid} 1 x\n0\n");
+        std::fs::write(path("dead.lock"), dead).unwrap();
+        sweep(dir.path());
+        for (name, there) in [("held", true), ("elsewhere", true), ("dead", false)] {
+            assert_eq!(path(&format!("{name}.lock")).exists(), there, "{name}");
+        }
     }
 
     #[test]

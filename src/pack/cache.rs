@@ -4,20 +4,20 @@
 //! <diff_id hex>-<parameters>.dat     stored blocks
 //! <diff_id hex>-<parameters>.idx     written last: a pack exists when this does; its mtime is its last use
 //! <diff_id hex>-<parameters>.lock    somebody packs it now
-//! .partial-*                         being written; removed when old
+//! .partial-<process>-*               being written; removed when that process is gone, or when old
 //! ```
 //! Removing any file at any time costs work, never correctness: users of a pack hold it open.
 
 use crate::error::{Context, Result};
 use crate::image::digest::Digest;
-use crate::image::lock::{Lock, Owner};
+use crate::image::lock::{self, Lock, Owner};
 use crate::pack::FORMAT;
 use crate::pack::index::Index;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Leftovers of killed processes are removed after this long without a write.
+/// What processes of other hosts left is removed after this long without a write.
 const ABANDONED: Duration = Duration::from_secs(6 * 3600);
 
 /// Packs in one directory. Many processes on many nodes may use it at once.
@@ -25,6 +25,8 @@ const ABANDONED: Duration = Duration::from_secs(6 * 3600);
 pub struct PackCache {
     directory: PathBuf,
 }
+
+const PARTIAL: &str = ".partial-";
 
 /// What a pack's bytes depend on beside its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub struct Building {
 }
 
 impl PackCache {
-    /// Makes the directory if needed, and removes what killed processes left long ago.
+    /// Makes the directory if needed, and removes what killed processes left.
     pub fn open(directory: impl Into<PathBuf>) -> Result<PackCache> {
         let directory = directory.into();
         std::fs::create_dir_all(&directory)
@@ -75,11 +77,18 @@ impl PackCache {
     }
 
     fn sweep(&self) {
+        lock::sweep(&self.directory);
         let Ok(entries) = std::fs::read_dir(&self.directory) else {
             return;
         };
         for entry in entries.flatten() {
-            if !entry.file_name().to_string_lossy().starts_with(".partial-") {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with(PARTIAL) {
+                continue;
+            }
+            if lock::is_abandoned(&name, PARTIAL) {
+                let _ = std::fs::remove_file(entry.path());
                 continue;
             }
             let age = entry
@@ -129,7 +138,7 @@ impl PackCache {
     pub fn build(&self) -> Result<(Building, File, File)> {
         let create = |extension: &str| -> Result<(PathBuf, File)> {
             let name = tempfile::Builder::new()
-                .prefix(".partial-")
+                .prefix(&format!("{PARTIAL}{}-", lock::mark()))
                 .suffix(extension)
                 .rand_bytes(12)
                 .make_in(&self.directory, |path| {

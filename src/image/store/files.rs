@@ -1,6 +1,7 @@
 //! Files of a store as they must be handled: read without following links or trusting sizes, written whole or not at all.
 
 use crate::error::{Error, Result};
+use crate::image::lock;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::{File, Permissions};
@@ -76,11 +77,14 @@ pub fn read(root: &Path, relative: &Path, limit: usize) -> Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
+/// How the names of these files begin; the process that writes follows.
+pub(super) const SMALL: &str = "file-";
+
 /// Writes `bytes` to `target` through a file in `temporary`: others see the old content or the new one.
 pub fn replace(temporary: &Path, target: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new()
-            .prefix("file-")
+            .prefix(&format!("{SMALL}{}-", lock::mark()))
             .tempfile_in(temporary)?;
         file.write_all(bytes)?;
         file.as_file()

@@ -3,7 +3,7 @@
 use super::{Store, Stored, files};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
-use crate::image::lock::{Lock, Owner};
+use crate::image::lock::{self, Lock, Owner};
 use crate::record::ImageRecord;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -109,10 +109,11 @@ impl Store {
                 if let Ok(Some(_lock)) = Lock::try_acquire(&self.lock_of(&digest)) {
                     remove(&path);
                 }
-            } else if is_old(&path) {
+            } else if is_old(&path) || is_abandoned(&path) {
                 remove(&path);
             }
         }
+        lock::sweep(&self.temporary());
     }
 
     fn work(&self) -> Vec<PathBuf> {
@@ -207,6 +208,11 @@ fn remove(path: &Path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
         _ => std::fs::remove_file(path),
     };
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| lock::is_abandoned(name, files::SMALL))
 }
 
 /// Small files live for milliseconds; an hour leaves room for clocks that differ.
