@@ -32,6 +32,10 @@ pub enum Need {
     Strace,
     /// slurmctld, slurmd and munged.
     Slurm,
+    /// Open MPI and a client library of PMI2, to compile for and to copy into images.
+    OpenMpi,
+    /// The module command that is written in Lua.
+    Lmod,
 }
 
 impl Need {
@@ -52,6 +56,8 @@ impl Need {
             Need::Htpasswd => ("htpasswd", true),
             Need::Strace => ("strace", true),
             Need::Slurm => ("slurm", true),
+            Need::OpenMpi => ("openmpi", true),
+            Need::Lmod => ("lmod", true),
         }
     }
 
@@ -79,6 +85,13 @@ impl Need {
             Need::Htpasswd => absent(&["htpasswd"]),
             Need::Strace => absent(&["strace"]),
             Need::Slurm => absent(&["slurmctld", "slurmd", "munged"]),
+            Need::OpenMpi => absent(&["gcc", "mpicc", "mpirun"]).or_else(|| {
+                (!Path::new("/usr/include/slurm/pmi2.h").exists())
+                    .then(|| "no `slurm/pmi2.h`".into())
+            }),
+            Need::Lmod => {
+                (!Path::new("/usr/share/lmod/lmod/libexec/lmod").exists()).then(|| "no Lmod".into())
+            }
         }
     }
 }

@@ -158,8 +158,11 @@ fn mpi(job: &Job, step: &CheckedStep, contents: &Contents, cluster: &Cluster) ->
         .options
         .iter()
         .find(|setting| setting.name == "mpi");
-    let chosen = setting
-        .and_then(|setting| setting.value.clone())
+    let explicit = setting.and_then(|setting| setting.value.clone());
+    if explicit.as_deref() == Some("none") {
+        return None;
+    }
+    let chosen = explicit
         .or_else(|| cluster.mpi_default.clone())
         .unwrap_or_else(|| "none".to_string());
     let family = chosen.split('_').next().unwrap_or_default();
@@ -191,6 +194,9 @@ fn mpi(job: &Job, step: &CheckedStep, contents: &Contents, cluster: &Cluster) ->
             mpis.join(", ")
         ),
         match works {
+            Some(word) if setting.is_none() => {
+                format!("write `mpi = \"{word}\"`, or `mpi = \"none\"` if its tasks are no ranks")
+            }
             Some(word) => format!("write `mpi = \"{word}\"`"),
             None => format!(
                 "it speaks {}, this cluster offers {}",
@@ -554,13 +560,15 @@ mod tests {
             mpi_default: Some("none".to_string()),
             ..Cluster::default()
         };
+        let unset = Some("write `mpi = \"pmix\"`, or `mpi = \"none\"` if its tasks are no ranks");
         let rows = [
             ("ntasks=4\nmpi='pmix'", None),
             ("ntasks=4\nmpi='pmix_v4'", None),
             ("ntasks=4\nmpi='pmi2'", Some("write `mpi = \"pmix\"`")),
-            ("ntasks=4", Some("write `mpi = \"pmix\"`")),
+            ("ntasks=4", unset),
+            ("ntasks=4\nmpi='none'", None),
             ("ntasks=1", None),
-            ("nodes=2", Some("write `mpi = \"pmix\"`")),
+            ("nodes=2", unset),
             ("launcher='none'", None),
         ];
         for (step, hint) in rows {

@@ -1,0 +1,158 @@
+//! Open MPI and PMI2 through every launcher, in an image that came from a registry.
+
+use super::cluster::Cluster;
+use crate::image::layout::{Layout, architecture, sha256};
+use crate::need::need;
+use crate::registry::{Manners, Registry};
+use serde_json::json;
+use std::path::Path;
+use std::process::Command;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm");
+
+/// The tree of `tests/slurm/mpi-tree` as the only layer of an image.
+fn push(tree: &Path, registry: &Registry, layout: &Path) {
+    let tar = Command::new("tar")
+        .args([
+            "--sort=name",
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "-c",
+            ".",
+        ])
+        .current_dir(tree)
+        .output()
+        .unwrap();
+    assert!(tar.status.success(), "{tar:?}");
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": { "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["allreduce"] },
+        "rootfs": { "type": "layers", "diff_ids": [sha256(&tar.stdout)] },
+    });
+    let kind = "application/vnd.oci.image.layer.v1.tar".to_string();
+    let layers = vec![(tar.stdout, kind)];
+    Layout { layers, config }.write(layout);
+    registry.push(layout, "demo/mpi", "v1");
+}
+
+/// How often to repeat what a race could spoil.
+fn rounds(usual: u32) -> u32 {
+    let wanted = std::env::var("CARRACK_TEST_ROUNDS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Each of `ranks` said once that its sum is right; `memory` is what it said of its neighbour's.
+#[track_caller]
+fn all_right(said: &str, ranks: usize, memory: &str) {
+    for rank in 0..ranks {
+        let begin = format!("rank {rank} of {ranks} on ");
+        let mut lines = said.lines().filter(|line| line.starts_with(&begin));
+        let line = lines.next().unwrap_or_default();
+        let good = line.contains(": right, ") && (memory.is_empty() || line.ends_with(memory));
+        assert!(good && lines.next().is_none(), "rank {rank}:\n{said}");
+    }
+}
+
+#[test]
+fn ranks_of_all_nodes_find_each_other() {
+    need!(Root, Slurm, OpenMpi, Registry);
+    let cluster = Cluster::up(3, 0);
+    let tree = cluster.path("scratch/mpi");
+    let made = Command::new(format!("{FIXTURES}/mpi-tree"))
+        .arg(&tree)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let registry = Registry::start(&cluster.path(""), Manners::default());
+    push(&tree, &registry, &cluster.path("layout"));
+    let image = format!("docker://{}/demo/mpi:v1", registry.host());
+    let example =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mpi.toml")).unwrap();
+    let example = example.replace("docker://registry.example.eu/demo/mpi:v1", &image);
+    assert!(example.contains(&image));
+    cluster.write("mpi.toml", &example);
+
+    // The first submission pulls; from then on nobody asks the registry for anything.
+    cluster.good("carrack submit --quiet mpi.toml && carrack wait mpi");
+    all_right(&cluster.good("carrack logs mpi"), 6, "memory read");
+    let pulled = registry.requests(&["GET", "/blobs/"]);
+    assert_eq!(pulled, 2, "one layer and one configuration");
+    let requests = registry.requests(&[]);
+    for _ in 0..rounds(2) {
+        let said = cluster.good(&format!(
+            "srun --quiet -N3 --ntasks-per-node=2 --mpi=pmix carrack exec {image} allreduce"
+        ));
+        all_right(&said, 6, "memory read");
+        assert_eq!(said.lines().count(), 6, "{said}");
+    }
+    // Nodes with two ranks and with one.
+    let said = cluster.good(&format!(
+        "srun --quiet -n5 -N3 --mpi=pmix carrack exec {image} allreduce"
+    ));
+    all_right(&said, 5, "");
+
+    // Two jobs on the same nodes at once: the first waits inside for the file that the second makes.
+    let two = format!(
+        "rm -f go; \
+         srun --quiet -N3 --ntasks-per-node=2 --mem=50 --mpi=pmix carrack exec {image} allreduce wait go >one 2>&1 & \
+         until [ $(squeue -h -t R | wc -l) = 1 ]; do sleep 0.1; done; \
+         srun --quiet -N3 --ntasks-per-node=2 --mem=50 --mpi=pmix carrack exec {image} allreduce >two 2>&1; touch go; wait; cat one; echo; cat two"
+    );
+    let said = cluster.good(&two);
+    let (one, two) = said.split_once("\n\n").unwrap_or((&said, ""));
+    all_right(one, 6, "memory read");
+    all_right(two, 6, "memory read");
+
+    // PMI2, for those who speak nothing else.
+    for _ in 0..rounds(1) {
+        let said = cluster.good(&format!(
+            "srun --quiet -N3 --ntasks-per-node=2 --mpi=pmi2 carrack exec {image} pmi2"
+        ));
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort();
+        let expected: Vec<String> = (0..6)
+            .map(|rank| format!("rank {rank} of 6: right"))
+            .collect();
+        assert_eq!(lines, expected);
+    }
+
+    // mpirun inside the image, on one node; then the host's mpirun, with `carrack exec` as its command.
+    let job = |name: &str, options: &str, step: &str| {
+        let text = format!(
+            "[job]\nname = '{name}'\n{options}\n[container]\nimage = '{image}'\n[[step]]\n{step}\n"
+        );
+        cluster.write(&format!("{name}.toml"), &text);
+        cluster.good(&format!(
+            "carrack submit --quiet {name}.toml && carrack wait {name}"
+        ));
+        cluster.good(&format!("carrack logs {name}"))
+    };
+    let inside = "launcher = 'none'\ncommand = ['mpirun', '-n', '4', 'allreduce']";
+    all_right(
+        &job("inside", "nodes = 1\nntasks = 4", inside),
+        4,
+        "memory read",
+    );
+    let outside = "launcher = 'mpirun'\ncommand = ['allreduce']";
+    let said = job("outside", "nodes = 3\nntasks-per-node = 2", outside);
+    all_right(&said, 6, "memory read");
+
+    assert_eq!(
+        registry.requests(&[]),
+        requests,
+        "a compute node asked the registry"
+    );
+
+    // What cannot work is said at the desk.
+    let wrong = example.replace("mpi = \"pmix\"", "mpi = \"pmi2\"");
+    cluster.write("wrong.toml", &wrong);
+    let (code, said) = cluster.login("carrack submit wrong.toml");
+    assert!(
+        code == 2
+            && said.contains("in the image does not speak")
+            && said.contains("write `mpi = \"pmix\"`"),
+        "{said}"
+    );
+}
