@@ -9,6 +9,26 @@ use std::os::unix::ffi::OsStringExt;
 
 pub const VARIABLE: &str = "CARRACK_HANDOVER";
 
+/// Put in front of a command by srun, taken away on a node that has the plugin. A node that lacks it is told by Slurm to
+/// execute a file below a directory that is nowhere, and says so by its name: the host never runs what was meant for an
+/// image.
+const GUARD: &[u8] =
+    b"/the carrack plugin is not loaded on this node, so nothing is executed here:/";
+
+/// The command as it travels to the nodes.
+pub fn guard(command: &[u8]) -> Vec<u8> {
+    [GUARD, command].concat()
+}
+
+/// The command without its guard; as it is when it has none.
+pub fn unguard(command: &[u8]) -> &[u8] {
+    command.strip_prefix(GUARD).unwrap_or(command)
+}
+
+pub fn is_guarded(command: &[u8]) -> bool {
+    command.starts_with(GUARD)
+}
+
 /// One text for a list of words.
 pub fn encode(words: &[&[u8]]) -> String {
     let escape = |word: &[u8]| -> String {
@@ -88,6 +108,16 @@ mod tests {
         let text = encode(&words);
         assert!(text.is_ascii());
         assert_eq!(decode(text.as_bytes()).unwrap(), words);
+    }
+
+    #[test]
+    fn a_guarded_command_is_nowhere_on_a_host() {
+        let guarded = guard(b"./app");
+        assert!(is_guarded(&guarded) && !is_guarded(b"./app"));
+        assert_eq!(unguard(&guarded), b"./app");
+        assert_eq!(unguard(b"./app"), b"./app");
+        let directory = guarded.split(|byte| *byte == b'/').nth(1).unwrap();
+        assert!(guarded.starts_with(b"/") && directory.len() < 255);
     }
 
     #[test]

@@ -116,6 +116,19 @@ fn check(code: c_int, what: &str) -> Result<(), String> {
     Err(format!("{what}: {reason} (SPANK error {code})"))
 }
 
+/// A string that Slurm may free with its own allocator, where that can be found; else one that must never be freed.
+fn owned_by_slurm(word: CString) -> *mut c_char {
+    type Duplicate = extern "C" fn(*const c_char) -> *mut c_char;
+    // SAFETY: a lookup by name among the symbols of this process.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"slurm_xstrdup".as_ptr()) };
+    if symbol.is_null() {
+        return CString::into_raw(word);
+    }
+    // SAFETY: every release of Slurm declares it so in xstring.h.
+    let duplicate: Duplicate = unsafe { std::mem::transmute(symbol) };
+    duplicate(word.as_ptr())
+}
+
 impl Spank for Real {
     fn place(&self) -> Place {
         // SAFETY: takes and touches nothing of ours.
@@ -245,9 +258,9 @@ impl Spank for Real {
         if count == 0 {
             return Err("the command of this task is empty".to_string());
         }
-        // SAFETY: S_JOB_ARGV before 23.11 gives the array that slurmstepd executes, which this forked child alone uses;
-        // the new word is leaked, the old one stays with its owner.
-        unsafe { *argv = CString::into_raw(word) };
+        // SAFETY: S_JOB_ARGV gives the array that srun sends and that slurmstepd before 23.11 executes, which the main
+        // thread (or this forked child) alone uses; the old word stays with its owner.
+        unsafe { *argv = owned_by_slurm(word) };
         Ok(())
     }
 

@@ -108,8 +108,28 @@ pub extern "C" fn slurm_spank_init_post_opt(
 ) -> c_int {
     let code = guard(handle, |spank, given| {
         let settings = settings(count, arguments)?;
-        client::post_options(spank, given, &|image| resolve(&settings.launcher, image))
+        client::post_options(spank, given, &|words| resolve(&settings.launcher, words))
     });
+    end_client(handle, code)
+}
+
+/// srun, when the command is about to be sent to the nodes.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_local_user_init(
+    handle: Handle,
+    _count: c_int,
+    _arguments: *const *const c_char,
+) -> c_int {
+    let code = guard(handle, |spank, given| {
+        let program: Vec<String> = std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        client::guard_command(spank, given, &program)
+    });
+    end_client(handle, code)
+}
+
+fn end_client(handle: Handle, code: c_int) -> c_int {
     let client = || {
         matches!(
             Real::new(handle, option).place(),
@@ -134,24 +154,25 @@ pub extern "C" fn slurm_spank_task_init(
     })
 }
 
-/// Pulls the image if need be and returns its digest; progress and errors go to the user's stderr.
-fn resolve(launcher: &str, image: &str) -> Result<String, String> {
+/// Lets the launcher check the request and fix the image; progress and errors go to the user's stderr.
+fn resolve(launcher: &str, words: &[String]) -> Result<Option<String>, String> {
     let output = Command::new(launcher)
-        .args(["pull", "--missing", "-q", "--", image])
+        .args(["exec", "--pin"])
+        .args(words)
+        .stdin(std::process::Stdio::null())
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| {
             format!("cannot run `{launcher}`: {error}; see `launcher=` in plugstack.conf")
         })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let digest = text
-        .split_whitespace()
-        .next()
-        .filter(|digest| digest.starts_with("sha256:"));
-    match (output.status.success(), digest) {
-        (true, Some(digest)) => Ok(digest.to_string()),
-        _ => Err(format!(
-            "`{image}` is not ready to run; nothing was submitted"
+    if !output.status.success() {
+        return Err("the container is not ready to run; nothing was submitted".to_string());
+    }
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "" => Ok(None),
+        digest if digest.starts_with("sha256:") => Ok(Some(digest.to_string())),
+        other => Err(format!(
+            "`{launcher}` answered `{other}` instead of a digest"
         )),
     }
 }

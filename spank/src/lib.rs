@@ -5,8 +5,8 @@
 //! | callback | process | as whom | what we do | file |
 //! | --- | --- | --- | --- | --- |
 //! | `slurm_spank_init` | srun, sbatch, salloc, slurmstepd | user; root in slurmstepd | register the options | [`options`] |
-//! | `slurm_spank_init_post_opt` | srun, sbatch, salloc | user | check syntax, fix the image's digest | [`client`] |
-//! | `slurm_spank_local_user_init` | srun | user | send the digest to the tasks | [`client`] |
+//! | `slurm_spank_init_post_opt` | srun, sbatch, salloc | user | check the request, fix the image's digest | [`client`] |
+//! | `slurm_spank_local_user_init` | srun | user | guard the command | [`client`] |
 //! | `slurm_spank_task_init` | slurmstepd's child, once per task | user | put the launcher in front of the command | [`task`] |
 //!
 //! How the command becomes `carrack exec … -- command`: Slurm 23.11 and later have `spank_prepend_task_argv`. Before,
@@ -14,6 +14,10 @@
 //! (forked) process and sends the rest in one variable. Both leave everything else to Slurm: TaskProlog still runs on
 //! the host, rlimits are still set last, the task is still executed by slurmstepd. Two other ways were tried and are
 //! worse: `setns` in this callback runs TaskProlog inside the image, and `execve` from it skips TaskProlog and rlimits.
+//!
+//! The guard: Slurm tells a node that lacks the plugin to go on without the options, so srun sends the command below a
+//! directory that is nowhere; only the plugin (or, from 23.11 on, the launcher) takes that away again. `--multi-prog` is
+//! the exception, because its words are read on the nodes.
 //!
 //! Fails closed: a task whose options ask for a container and for which anything here fails is refused by a negative
 //! return, which makes slurmstepd end the task before it executes anything.

@@ -5,23 +5,41 @@
 use carrack::launch::slurm_options::{SlurmOption, slurm_options};
 use std::collections::BTreeMap;
 
-/// Defaults from the submitter's environment for the two options that ask for a container; `carrack exec` reads the
-/// variables of all others itself. Not `CARRACK_IMAGE`: that one is for people who type `carrack exec`.
-const VARIABLES: [(&str, &str); 2] = [
-    ("container-image", "CARRACK_CONTAINER_IMAGE"),
-    ("environment", "CARRACK_CONTAINER_ENVIRONMENT"),
-];
+/// The two options that ask for a container; all others only say how.
+const IMAGE: &str = "container-image";
+const ENVIRONMENT: &str = "environment";
 
 /// The values given on command lines, by index into the list of [`slurm_options`].
 pub type Given = BTreeMap<usize, String>;
 
 /// What the options ask for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     /// The image as written; none when an environment file names it.
     pub image: Option<String>,
     /// Arguments of `carrack exec`, without the image.
     pub arguments: Vec<String>,
+    /// What the digest that was fixed at submission belongs to.
+    pub key: String,
+    pub name: Option<String>,
+    pub save: Option<String>,
+}
+
+impl Container {
+    /// The arguments and the image, which is the one that was fixed when the job was submitted, if one was.
+    pub fn words(&self, pinned: Option<String>) -> Vec<String> {
+        let image = pinned.or_else(|| self.image.clone());
+        let mut words = self.arguments.clone();
+        words.extend(image.map(|image| format!("--image={image}")));
+        words
+    }
+}
+
+/// The variable of the submitter's environment that stands in for an option, as pyxis has them under its own prefix.
+fn variable_of(option: &SlurmOption) -> String {
+    let name = option.name.strip_prefix("container-");
+    let name = name.unwrap_or(option.name).replace('-', "_");
+    format!("CARRACK_CONTAINER_{}", name.to_uppercase())
 }
 
 /// Reads the options given, then the variables. `None` means that no container was asked for.
@@ -30,19 +48,11 @@ pub fn container(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Container>, String> {
     let options = slurm_options();
-    let mut effective: Vec<(&SlurmOption, String)> = Vec::new();
-    for (index, option) in options.iter().enumerate() {
-        let default = || {
-            let (_, name) = VARIABLES.iter().find(|(name, _)| *name == option.name)?;
-            variable(name).filter(|value| !value.is_empty())
-        };
-        if let Some(value) = given.get(&index).cloned().or_else(default) {
-            effective.push((option, value));
-        }
-    }
+    let effective = effective(&options, given, variable)?;
     if !effective.iter().any(|(option, _)| asks(option)) {
-        return match effective.first() {
-            Some((option, _)) => Err(format!(
+        let first = given.keys().next().and_then(|index| options.get(*index));
+        return match first {
+            Some(option) => Err(format!(
                 "`--{}` needs `--container-image` or `--environment`",
                 option.name
             )),
@@ -52,13 +62,14 @@ pub fn container(
     let mut container = Container {
         image: None,
         arguments: Vec::new(),
+        key: String::new(),
+        name: None,
+        save: None,
     };
     for (at, (option, value)) in effective.iter().enumerate() {
         let rival = |(other, _): &&(&SlurmOption, String)| std::ptr::eq(other.spec, option.spec);
-        if let Some((other, _)) = effective
-            .get(at + 1..)
-            .and_then(|rest| rest.iter().find(rival))
-        {
+        let rest = effective.get(at + 1..).unwrap_or_default();
+        if let Some((other, _)) = rest.iter().find(rival) {
             return Err(format!(
                 "`--{}` and `--{}` contradict each other",
                 option.name, other.name
@@ -67,102 +78,75 @@ pub fn container(
         let flags = option
             .flags(value)
             .map_err(|error| error.to_string().trim_end().replacen("error: ", "", 1))?;
-        if option.name == "container-image" {
-            container.image = Some(value.clone());
-        } else {
+        match option.name {
+            IMAGE => container.image = Some(value.clone()),
+            "container-save" => container.save = Some(value.clone()),
+            "container-name" => container.name = Some(value.clone()),
+            _ => {}
+        }
+        if option.name == ENVIRONMENT && container.key.is_empty() {
+            container.key = format!("environment {value}");
+        }
+        if option.name != IMAGE {
             container.arguments.extend(flags);
         }
+    }
+    if let Some(image) = &container.image {
+        container.key.clone_from(image);
     }
     Ok(Some(container))
 }
 
+/// The options in force, in the table's order: a given one beats the variable of it and of its opposite.
+fn effective<'a>(
+    options: &'a [SlurmOption],
+    given: &Given,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(&'a SlurmOption, String)>, String> {
+    let mut effective = Vec::new();
+    for (index, option) in options.iter().enumerate() {
+        if let Some(value) = given.get(&index) {
+            effective.push((option, value.clone()));
+            continue;
+        }
+        let same = |index: &usize| {
+            let other = options.get(*index);
+            other.is_some_and(|other| std::ptr::eq(other.spec, option.spec))
+        };
+        if option.off || given.keys().any(same) {
+            continue;
+        }
+        let name = variable_of(option);
+        let Some(value) = variable(&name).filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        if option.value.is_some() {
+            effective.push((option, value));
+            continue;
+        }
+        let off = match value.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => false,
+            "0" | "false" | "no" | "off" => true,
+            _ => {
+                return Err(format!(
+                    "cannot understand `{value}` in {name} as yes or no"
+                ));
+            }
+        };
+        let opposite = |other: &&SlurmOption| other.off && std::ptr::eq(other.spec, option.spec);
+        match (off, options.iter().find(opposite)) {
+            (false, _) => effective.push((option, String::new())),
+            (true, Some(opposite)) => effective.push((opposite, String::new())),
+            (true, None) => {}
+        }
+    }
+    Ok(effective)
+}
+
 fn asks(option: &SlurmOption) -> bool {
-    VARIABLES.iter().any(|(name, _)| *name == option.name)
+    [IMAGE, ENVIRONMENT].contains(&option.name)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn given(options: &[(&str, &str)]) -> Given {
-        let known = slurm_options();
-        let position = |name: &str| {
-            known
-                .iter()
-                .position(|option| option.name == name)
-                .expect(name)
-        };
-        options
-            .iter()
-            .map(|(name, value)| (position(name), value.to_string()))
-            .collect()
-    }
-
-    fn read(options: &[(&str, &str)]) -> Result<Option<Container>, String> {
-        container(&given(options), |_| None)
-    }
-
-    #[test]
-    fn options_become_arguments() {
-        let container = read(&[
-            ("container-image", "x"),
-            ("container-mounts", "/a,/b:/c:ro"),
-            ("container-writable", ""),
-        ]);
-        let container = container.unwrap().unwrap();
-        assert_eq!(container.image.as_deref(), Some("x"));
-        assert_eq!(
-            container.arguments,
-            ["--bind=/a", "--bind=/b:/c:ro", "--writable"]
-        );
-        let by_file = read(&[("environment", "ml")]).unwrap().unwrap();
-        assert_eq!(
-            (by_file.image, by_file.arguments),
-            (None, vec!["--environment=ml".to_string()])
-        );
-    }
-
-    #[test]
-    fn mistakes_are_refused() {
-        for (options, part) in [
-            (
-                vec![("container-mounts", "/a")],
-                "needs `--container-image`",
-            ),
-            (
-                vec![("container-image", "x"), ("container-unshare", "pid")],
-                "only `net`",
-            ),
-            (
-                vec![
-                    ("container-image", "x"),
-                    ("container-writable", ""),
-                    ("container-readonly", ""),
-                ],
-                "contradict",
-            ),
-            (
-                vec![("container-image", "x"), ("container-name", ":auto")],
-                "name",
-            ),
-        ] {
-            let error = read(&options).unwrap_err();
-            assert!(error.contains(part), "{error}");
-        }
-    }
-
-    #[test]
-    fn options_beat_variables_and_nothing_means_no_container() {
-        let variables =
-            |name: &str| (name == "CARRACK_CONTAINER_IMAGE").then(|| "from-variable".to_string());
-        let by_variable = container(&Given::new(), variables).unwrap().unwrap();
-        assert_eq!(by_variable.image.as_deref(), Some("from-variable"));
-        let by_option = container(&given(&[("container-image", "y")]), variables)
-            .unwrap()
-            .unwrap();
-        assert_eq!(by_option.image.as_deref(), Some("y"));
-        assert_eq!(container(&Given::new(), |_| None), Ok(None));
-        let other = |name: &str| (name == "CARRACK_IMAGE").then(|| "x".to_string());
-        assert_eq!(container(&Given::new(), other), Ok(None));
-    }
-}
+#[path = "options_tests.rs"]
+pub(crate) mod tests;

@@ -60,10 +60,14 @@ pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result
     let Some(container) = options::container(given, |name| spank.variable(name))? else {
         return Ok(());
     };
+    executable(&settings.launcher)?;
     let mut words = vec![settings.launcher.clone(), "exec".to_string()];
-    words.extend(container.arguments);
-    if let Some(image) = container.image {
-        words.push(client::pinned(spank, &image).unwrap_or(image));
+    words.extend(container.words(client::pinned(spank, &container.key)));
+    if spank.step_id() == Some(BATCH_STEP) {
+        // The script lies in a directory of slurmd's that no image has.
+        let command = spank.command();
+        let script = command.first().ok_or(NO_COMMAND)?.to_string_lossy();
+        words.push(format!("--bind={script}:{script}:ro"));
     }
     words.push("--".to_string());
     let words: Vec<CString> = words
@@ -76,14 +80,29 @@ pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result
     }
 }
 
+const NO_COMMAND: &str = "Slurm does not tell the command of this task";
+
+/// slurmstepd's own words for a program that is not there would not name the node.
+fn executable(launcher: &str) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let problem = match std::fs::metadata(launcher) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(()),
+        Ok(_) => "it is no program".to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!(
+        "cannot start the container on this node: `{launcher}`: {problem}; see `launcher=` in plugstack.conf"
+    ))
+}
+
 /// For Slurm before 23.11: the launcher takes the first word's place, and finds the rest in its environment.
 fn replace(spank: &mut dyn Spank, words: &[CString]) -> Result<(), String> {
     let (Some(launcher), Some(command)) = (words.first(), spank.command().into_iter().next())
     else {
-        return Err("Slurm does not tell the command of this task".to_string());
+        return Err(NO_COMMAND.to_string());
     };
     let mut handed_over: Vec<&[u8]> = words.iter().skip(1).map(|word| word.as_bytes()).collect();
-    handed_over.push(command.as_bytes());
+    handed_over.push(carrack::handover::unguard(command.as_bytes()));
     spank.set_variable(
         carrack::handover::VARIABLE,
         &carrack::handover::encode(&handed_over),
@@ -98,7 +117,7 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            launcher: "/opt/carrack".into(),
+            launcher: "/bin/sh".into(),
             batch_inside: false,
         }
     }
@@ -121,7 +140,7 @@ mod tests {
         init(&mut spank, &given(), &settings()).unwrap();
         assert_eq!(
             texts(&spank.command),
-            ["/opt/carrack", "exec", "sha256:1", "--", "./app", "-x"]
+            ["/bin/sh", "exec", "--image=sha256:1", "--", "./app", "-x"]
         );
         assert!(!spank.variables.contains_key(carrack::handover::VARIABLE));
     }
@@ -130,7 +149,7 @@ mod tests {
     fn old_slurm_gets_the_first_word_replaced() {
         let mut spank = Fake::at(Place::Stepd);
         init(&mut spank, &given(), &settings()).unwrap();
-        assert_eq!(texts(&spank.command), ["/opt/carrack", "-x"]);
+        assert_eq!(texts(&spank.command), ["/bin/sh", "-x"]);
         let handed =
             carrack::handover::decode(spank.variables[carrack::handover::VARIABLE].as_bytes())
                 .unwrap();
@@ -138,7 +157,7 @@ mod tests {
             handed,
             [
                 b"exec".to_vec(),
-                b"debian:12".to_vec(),
+                b"--image=debian:12".to_vec(),
                 b"--".to_vec(),
                 b"./app".to_vec()
             ]
@@ -167,7 +186,7 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(texts(&batch.command)[0], "/opt/carrack");
+        assert_eq!(texts(&batch.command)[0], "/bin/sh");
     }
 
     #[test]
@@ -175,6 +194,12 @@ mod tests {
         let mut unknown_step = Fake::at(Place::Stepd);
         unknown_step.step = None;
         assert!(init(&mut unknown_step, &given(), &settings()).is_err());
+        let elsewhere = Settings {
+            launcher: "/nowhere/carrack".into(),
+            ..settings()
+        };
+        let error = init(&mut Fake::at(Place::Stepd), &given(), &elsewhere).unwrap_err();
+        assert!(error.contains("`/nowhere/carrack`"), "{error}");
         let mut no_command = Fake::at(Place::Stepd);
         no_command.command.clear();
         assert!(init(&mut no_command, &given(), &settings()).is_err());

@@ -2,7 +2,7 @@
 
 use super::LaunchCommon;
 use super::launching::LaunchArgs;
-use super::starting::start;
+use super::starting::{pin, start};
 use crate::error::Result;
 use crate::launch::request::Mode;
 use std::process::ExitCode;
@@ -18,10 +18,16 @@ pub struct Args {
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Only check the request and bring its image; print the image's digest. For the SPANK plugin.
+    #[arg(long, hide = true)]
+    pin: bool,
     #[command(flatten)]
     pub common: LaunchCommon,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.pin {
+        return pin(&args.launch, &args.common);
+    }
     start(Mode::Exec, &args.launch, &args.common, args.dry_run)
 }

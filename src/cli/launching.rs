@@ -2,12 +2,14 @@
 //! from them to a plan: job file or EDF, then `CARRACK_*` variables, then flags.
 
 use crate::error::{Error, Result};
+use crate::handover;
 use crate::jobs::environment;
 use crate::launch::options::{OPTIONS, Shape, apply};
 use crate::launch::request::{Mode, Origin, Request};
 use crate::launch::spellings::{SPELLINGS, Takes};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 /// What the user typed, in order: options of the table, then words.
 #[derive(Clone, Debug, Default)]
@@ -237,6 +239,10 @@ impl LaunchArgs {
         if !by_flag && !by_file && !self.only_command && !words.is_empty() {
             let image = words.remove(0);
             request.image = Some(utf8(&image)?.to_string());
+        }
+        // Where Slurm itself puts the launcher in front, the command still wears the plugin's guard.
+        if let Some(command) = words.first_mut() {
+            *command = OsStr::from_bytes(handover::unguard(command.as_bytes())).to_owned();
         }
         request.command = words;
         Ok(request)

@@ -15,7 +15,7 @@ use crate::launch::execute::{Listener, execute};
 use crate::launch::plan::{Found, plan};
 use crate::launch::probe;
 use crate::launch::profile::Profile;
-use crate::launch::request::Mode;
+use crate::launch::request::{Mode, Request};
 use crate::launch::step::{Check, Image, Plan};
 use crate::record::ImageRecord;
 use std::os::unix::ffi::OsStrExt;
@@ -54,12 +54,47 @@ pub fn start(
     Err(execute(&plan, &host, &voice))
 }
 
-fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool) -> Result<Plan> {
+/// Checks a request as the nodes will, and fixes its image: brings it into the store if need be, prints its digest.
+///
+/// An image that is a file has none, and may exist on the nodes only.
+pub fn pin(launch: &LaunchArgs, common: &LaunchCommon) -> Result<ExitCode> {
+    let (request, settings, _) = checked(Mode::Exec, launch, common)?;
+    let name = image_of(&request)?;
+    if !is_path(name) {
+        let found = find(name, &settings, common, false)?;
+        output::print(&format!("{}\n", found.record.manifest_digest))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was asked for, allowed by the site.
+fn checked(
+    mode: Mode,
+    launch: &LaunchArgs,
+    common: &LaunchCommon,
+) -> Result<(Request, Settings, Profile)> {
     let request = launch.request(mode)?;
     let settings = common.common().settings()?;
+    let profile = Profile::choose(&settings.config, &request)?;
+    profile.check(&settings.config, &request)?;
+    Ok((request, settings, profile))
+}
+
+fn image_of(request: &Request) -> Result<&str> {
+    request.image.as_deref().ok_or_else(|| {
+        Error::usage("no image was named")
+            .hint("write it first: `carrack exec IMAGE COMMAND`, or set CARRACK_IMAGE and begin with `--`")
+    })
+}
+
+/// A path is looked at before names are: `./image` is never in a registry.
+fn is_path(name: &str) -> bool {
+    name.starts_with(['/', '.']) || name.starts_with("dir:")
+}
+
+fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool) -> Result<Plan> {
+    let (request, settings, profile) = checked(mode, launch, common)?;
     let config = &settings.config;
-    let profile = Profile::choose(config, &request)?;
-    profile.check(config, &request)?;
     if mode == Mode::Shell && !profile.interactive {
         return Err(
             Error::usage("nobody may enter an image here").cause(format!(
@@ -68,10 +103,7 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
             )),
         );
     }
-    let Some(name) = request.image.clone() else {
-        return Err(Error::usage("no image was named")
-            .hint("write it first: `carrack exec IMAGE COMMAND`, or set CARRACK_IMAGE and begin with `--`"));
-    };
+    let name = image_of(&request)?;
     let directory = std::env::current_dir().unwrap_or_default();
     // Without a home there may be no store, and an image that is a file needs none.
     let store = common.common().store_of(&settings);
@@ -80,10 +112,19 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
         .map(|store| store.root())
         .unwrap_or(Path::new(""));
     let place = [root, &directory].map(|path| path.as_os_str().as_bytes());
-    let found = looked_up::once(&name, &place, || find(&name, &settings, common, dry_run))?;
+    let found = looked_up::once(name, &place, || find(name, &settings, common, dry_run))
+        .map_err(on_this_node)?;
     let mut facts = probe::facts(&request, &profile)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     plan(&found, &request, config, &facts)
+}
+
+/// In a step of many nodes it matters which one lacks the image.
+fn on_this_node(error: Error) -> Error {
+    match std::env::var_os("SLURM_STEP_ID") {
+        Some(_) => error.cause(format!("on node {}", probe::node_name())),
+        None => error,
+    }
 }
 
 /// The image that a word names: in the store, a file or a directory where it lies, or pulled now where that is allowed.
@@ -95,9 +136,7 @@ pub fn find(
 ) -> Result<Found> {
     let default = &settings.config.registries.default;
     let path = Path::new(name.strip_prefix("dir:").unwrap_or(name));
-    // A path is looked at before names are: `./image` is never in a registry.
-    let looks_like_path = name.starts_with(['/', '.']) || name.starts_with("dir:");
-    if looks_like_path && path.is_dir() {
+    if is_path(name) && path.is_dir() {
         let path = std::path::absolute(path).or_say(|| format!("cannot find `{name}`"))?;
         return Ok(Found {
             image: Image::Directory { path },
