@@ -209,6 +209,20 @@ fn credential_helpers_give_and_keep() {
     scene
         .run(["pull", "-q", "--store", "other", &reference])
         .fails(125, &["docker-credential-absent"]);
+    // A store for all registries that is not here: public images can be had, the rest is told why not.
+    scene.write("home/.docker/config.json", "{\"credsStore\":\"absent\"}");
+    let told = ["docker-credential-absent", "config.json", "not in PATH"];
+    scene
+        .run(["pull", "-q", "--store", "other", &reference])
+        .fails(125, &told);
+    let public = format!("{}/test/image:v1", plain.host());
+    scene.run(["pull", "-q", "--store", "other", &public]).ok();
+    let login = scene.command(["login", "--username=alice", "--password-stdin", &host]);
+    scene.finish(login, b"s3cret").fails(125, &told);
+    let config = std::fs::read_to_string(scene.path("home/.docker/config.json")).unwrap();
+    assert!(!config.contains("auth"), "{config}");
+    let out = scene.run(["logout", &host]);
+    assert!(out.ok().err.contains("docker-credential-absent"), "{out}");
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         true => (credentials::kept(&host, &places)?, "are kept"),
         false => (credentials::remove(&host, &places)?, "are no longer kept"),
     };
+    if let Some(missing) = credentials::missing_helper(&host, &places) {
+        tracing::warn!("{missing}; what it keeps was not looked at");
+    }
     if args.common.quiet {
         return Ok(ExitCode::SUCCESS);
     }

@@ -136,9 +136,9 @@ fn find_in(
     if let Some(name) = helper_for(file, registry) {
         return helper::get(name, key(registry));
     }
-    let store = file.get("credsStore").and_then(Value::as_str);
-    if let Some(name) = store.filter(|name| !name.is_empty()) {
-        // A file that came from another machine may name a helper that is not here; it need not stop a public pull.
+    if let Some(name) = store_of(file) {
+        // A file that came from another machine may name a helper that is not here; it need not stop a public pull. When
+        // the registry refuses, `missing_helper` tells.
         if helper::exists(name)
             && let Some(found) = helper::get(name, key(registry))?
         {
@@ -164,6 +164,30 @@ fn find_in(
         Some((_, entry)) => decode(entry),
         None => Ok(None),
     }
+}
+
+/// The helper that holds for a registry by one of the files and is not installed here, in words. What it keeps cannot be
+/// had, which nobody would guess from a registry's refusal.
+pub fn missing_helper(registry: &str, places: &Places) -> Option<String> {
+    let missing = |path: &PathBuf| {
+        let file = read(path).ok()??;
+        let name = helper_for(&file, registry).or_else(|| store_of(&file))?;
+        (!helper::exists(name)).then(|| not_installed(path, name))
+    };
+    places.files.iter().find_map(missing)
+}
+
+fn not_installed(path: &Path, name: &str) -> String {
+    format!(
+        "`{}` names the credential helper `docker-credential-{name}`, which is not in PATH",
+        path.display()
+    )
+}
+
+/// The helper for all registries that have none of their own.
+fn store_of(file: &Map<String, Value>) -> Option<&str> {
+    let name = file.get("credsStore")?.as_str()?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 fn helper_for<'a>(file: &'a Map<String, Value>, registry: &str) -> Option<&'a str> {
@@ -282,10 +306,14 @@ pub fn save(
 ) -> Result<Kept> {
     let path = own(places)?;
     let mut file = read(path)?.unwrap_or_default();
-    let store = file.get("credsStore").and_then(Value::as_str);
-    let helper = helper_for(&file, registry)
-        .or_else(|| store.filter(|name| !name.is_empty() && helper::exists(name)))
-        .map(str::to_string);
+    let helper = helper_for(&file, registry).or_else(|| store_of(&file));
+    let helper = helper.map(str::to_string);
+    // Who names a helper does not want the password in a plain file.
+    if let Some(name) = helper.as_deref().filter(|name| !helper::exists(name)) {
+        return Err(Error::new(format!("cannot keep the login for `{registry}`"))
+            .cause(not_installed(path, name))
+            .hint("install it, or take `credsStore` and `credHelpers` out of the file to keep passwords in it; `REGISTRY_AUTH_FILE` names another file"));
+    }
     let key = key(registry);
     let mut entry = Map::new();
     match &helper {
@@ -339,8 +367,7 @@ pub fn kept(registry: &str, places: &Places) -> Result<Vec<Kept>> {
     let mut found = Vec::new();
     for path in &places.files {
         let Some(file) = read(path)? else { continue };
-        let store = file.get("credsStore").and_then(Value::as_str);
-        if let Some(name) = helper_for(&file, registry).or(store)
+        if let Some(name) = helper_for(&file, registry).or_else(|| store_of(&file))
             && helper::exists(name)
             && helper::get(name, key(registry))?.is_some()
         {

@@ -9,7 +9,7 @@ use super::auth::Auth;
 use super::failure::{Failure, by_status, chain, unsent};
 use super::route::{self, Endpoint, Transport, shown};
 use super::{tls, wait};
-use crate::image::credentials::Credential;
+use crate::image::credentials::{self, Credential};
 use crate::image::source::{Secret, SourceSettings};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
@@ -483,6 +483,12 @@ impl Client {
             };
         }
         let user = host.auth.user().await;
+        let mut cause = cause;
+        if status == StatusCode::UNAUTHORIZED && user.is_none() {
+            let places = &self.settings.credentials;
+            let missing = credentials::missing_helper(&host.registry, places);
+            cause.extend(missing.map(|missing| format!("; {missing}")));
+        }
         match status {
             StatusCode::UNAUTHORIZED if authorized && insufficient => {
                 Failure::Forbidden { cause, user }
