@@ -251,6 +251,33 @@ fn tags_and_images_of_a_registry_are_listed() {
         .fails(2, &["not the name of a registry"]);
 }
 
+/// More than one page of each. They are made in the registry's storage, which is
+/// all that it lists them by.
+#[test]
+fn long_lists_are_read_to_their_end() {
+    need!(Registry);
+    let (scene, registry) = scene_with(IMAGE);
+    let repositories = registry.storage().join("docker/registry/v2/repositories");
+    let tags = repositories.join("test/image/_manifests/tags");
+    let (mut want_tags, mut want_names) = (String::new(), String::new());
+    for n in 0..1010 {
+        std::fs::create_dir(tags.join(format!("t{n:04}"))).unwrap();
+        want_tags += &format!("t{n:04}\n");
+        let repository = repositories.join(format!("many/r{n:04}"));
+        std::fs::create_dir_all(repository.join("_layers")).unwrap();
+        want_names += &format!("{}/many/r{n:04}\n", registry.host());
+    }
+    want_tags += "v1\n";
+    let host = registry.host();
+    let image = format!("{host}/test/image");
+    scene.run(["tags", &image]).is(0, &want_tags, "");
+    scene.run(["search", &host, "many/"]).is(0, &want_names, "");
+    assert_eq!(registry.requests(&["/_catalog"]), 2, "pages");
+    scene
+        .run(["pull", "-q", &format!("{image}:t1010")])
+        .fails(125, &["t1010", "did you mean `t"]);
+}
+
 #[test]
 fn compute_nodes_do_not_pull_where_the_site_says_so() {
     need!(Registry);

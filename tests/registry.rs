@@ -140,6 +140,11 @@ impl Registry {
         self.directory.join("ca.crt")
     }
 
+    /// Where it keeps what was pushed.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
     /// Lines of the registry's log for requests whose text contains all of the words.
     pub fn requests(&self, words: &[&str]) -> usize {
         let log = std::fs::read_to_string(&self.log).unwrap();

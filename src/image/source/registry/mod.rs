@@ -134,13 +134,15 @@ impl Registry {
         }
     }
 
-    /// All tags, sorted as the registry does.
+    /// All tags, sorted: some registries list them as their disk does.
     pub fn tags(&self) -> Result<Vec<String>> {
         let what = format!(
             "cannot list the tags of `{}/{}`",
             self.name.registry, self.name.repository
         );
-        self.first(&what, async |client, endpoint| tags(client, endpoint).await)
+        let mut all = self.first(&what, async |client, endpoint| tags(client, endpoint).await)?;
+        all.sort();
+        Ok(all)
     }
 
     fn tags_of(&self, endpoint: &Endpoint) -> Result<Vec<String>> {
