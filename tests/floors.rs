@@ -18,6 +18,8 @@ const PLANS: &[&str] = &[
     "src/launch/environment.rs",
     "src/launch/identity.rs",
     "src/launch/devices.rs",
+    "src/launch/driver.rs",
+    "src/launch/cdi.rs",
 ];
 
 /// What a plan may not touch. Addresses are values; sockets are not.
@@ -46,7 +48,7 @@ fn floor(module: &str) -> Floor {
     };
     match module.split("::").next().unwrap_or_default() {
         _ if PLANS.iter().any(in_plans) => Floor::Plan,
-        "error" | "config" | "record" | "sys" => Floor::Ground,
+        "error" | "config" | "elf" | "record" | "sys" => Floor::Ground,
         "squashfs" if matches!(module, "squashfs::format" | "squashfs::integrity") => Floor::Ground,
         "cli" | "main" => Floor::Front,
         "doctor" => Floor::Front,

@@ -114,7 +114,7 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
     let place = [root, &directory].map(|path| path.as_os_str().as_bytes());
     let found = looked_up::once(name, &place, || find(name, &settings, common, dry_run))
         .map_err(on_this_node)?;
-    let mut facts = probe::facts(&request, &profile)?;
+    let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     plan(&found, &request, config, &facts)
 }

@@ -19,6 +19,8 @@ pub struct Launch {
     pub images: Vec<String>,
     /// Directories searched for environment files (EDF) after the user's own.
     pub environment_path: Vec<String>,
+    /// Directories of CDI documents; a later one counts more.
+    pub cdi_directories: Vec<String>,
 }
 
 impl Default for Launch {
@@ -28,6 +30,7 @@ impl Default for Launch {
             choose_profile: true,
             images: Vec::new(),
             environment_path: vec!["/etc/edf".into()],
+            cdi_directories: vec!["/etc/cdi".into(), "/run/cdi".into()],
         }
     }
 }

@@ -248,7 +248,7 @@ fn gpus() -> Finding {
         let has = |name: &str| {
             libraries
                 .iter()
-                .any(|path| path.to_string_lossy().contains(name))
+                .any(|library| library.soname.contains(name))
         };
         if !has("libcuda.so") {
             return Finding::warn("gpu", text)

@@ -8,18 +8,22 @@
 //! All tasks of a step share one capsule, so whatever differs between tasks (GPUs bound per task) goes into the task's own
 //! steps and never into the capsule's: a capsule made from one task's view would hide the others' GPUs.
 
+use super::cdi::Edits;
+use super::cdi::apply::{Context, apply};
+use super::driver;
 use super::environment::Addition;
 use super::facts::{GpuNode, HostFacts, Vendor};
 use super::inside::InsidePath;
 use super::request::{Dev, Gpu};
 use super::step::{Access, Missing, Step, Target};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::record::Contents;
 use carrack_slurm::step::{Part, Step as SlurmStep};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where driver files of the host appear; in the capsule's own `/run`.
-const GPU_DIRECTORY: &str = "/run/carrack/gpu";
+/// The class of devices whose documents describe NVIDIA's driver.
+const NVIDIA: &str = "nvidia.com/gpu";
 
 /// Variables that select GPUs by number.
 const SELECTORS: [&str; 5] = [
@@ -40,6 +44,21 @@ pub struct Devices {
     pub additions: Vec<Addition>,
     /// Selection variables counted anew.
     pub fixed: Vec<(OsString, OsString)>,
+    /// Libraries of the host that the image's loader shall find.
+    pub libraries: Vec<InsidePath>,
+    pub warnings: Vec<String>,
+}
+
+/// What is asked for, by the request and by the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub gpu: Gpu,
+    pub dev: Dev,
+    /// Device nodes and CDI names.
+    pub devices: &'a [String],
+    /// `NVIDIA_DRIVER_CAPABILITIES`.
+    pub capabilities: Option<&'a str>,
+    pub contents: &'a Contents,
 }
 
 /// The steps that make `/dev`.
@@ -97,17 +116,16 @@ pub fn dev(kind: Dev) -> Vec<Step> {
 }
 
 /// What the request's GPUs and devices need.
-pub fn devices(
-    gpu: Gpu,
-    kind: Dev,
-    wanted: &[String],
-    facts: &HostFacts,
-    slurm: Option<&SlurmStep>,
-) -> Result<Devices> {
+pub fn devices(asked: &Asked<'_>, facts: &HostFacts, slurm: Option<&SlurmStep>) -> Result<Devices> {
+    let &Asked { gpu, dev: kind, .. } = asked;
     let mut result = Devices::default();
     let given = given(gpu, facts, slurm);
+    let mut named = asked.devices.to_vec();
+    if gpu == Gpu::None {
+        named.extend(nodes_of(asked.devices, facts)?);
+    }
     let per_task = gpu != Gpu::None && bound_per_task(slurm);
-    let left_out = left_out(gpu, &given, wanted, facts);
+    let left_out = left_out(gpu, &given, &named, facts);
     let shown = match per_task {
         true => !facts.gpus.is_empty(),
         false => facts.gpus.iter().any(|node| kept(node, gpu, &given, facts)),
@@ -133,13 +151,83 @@ pub fn devices(
         };
         steps.push(Step::LeaveOut(left_out));
     }
-    if shown {
-        driver(facts, &mut result);
+    let mut version = None;
+    let by_name = asked.devices.iter().any(|name| name.starts_with(NVIDIA));
+    if shown && !by_name {
+        version = match described(facts) {
+            Some(edits) => cdi(&edits, NVIDIA, asked, facts, &mut result)?,
+            None => {
+                let classes = driver::classes(asked.capabilities);
+                driver::show(&facts.driver, &classes, &mut result);
+                driver::version(&facts.driver)
+            }
+        };
     }
-    for name in wanted {
-        device(name, kind, facts, &mut result)?;
+    for name in asked.devices {
+        if name.starts_with('/') {
+            node(name, kind, &mut result)?;
+            continue;
+        }
+        let edits = facts.cdi.find(name)?;
+        let refused = |node: &&GpuNode| gpu != Gpu::None && !kept(node, gpu, &given, facts);
+        let of_device = |node: &&GpuNode| edits.nodes.iter().any(|own| own.host == node.path);
+        for node in facts.gpus.iter().filter(of_device).filter(refused) {
+            result.warnings.push(format!(
+                "`{name}` is {}, which was not given to this step and cannot be opened",
+                node.path.display()
+            ));
+        }
+        version = cdi(&edits, name, asked, facts, &mut result)?.or(version);
     }
+    driver::compatibility(asked.contents, version.as_ref(), &mut result);
     Ok(result)
+}
+
+/// NVIDIA's driver as the site's documents describe it, if they do and what they name is there.
+pub fn described(facts: &HostFacts) -> Option<Edits> {
+    let edits = facts.cdi.common(NVIDIA)?;
+    let is_cuda = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("libcuda.so"))
+    };
+    let whole = edits.mounts.iter().all(|mount| mount.there);
+    let brings = edits.mounts.iter().any(|mount| is_cuda(&mount.container));
+    (whole && brings).then_some(edits)
+}
+
+fn cdi(
+    edits: &Edits,
+    name: &str,
+    asked: &Asked<'_>,
+    facts: &HostFacts,
+    result: &mut Devices,
+) -> Result<Option<crate::elf::Version>> {
+    let context = Context {
+        name,
+        dev: asked.dev,
+        groups: &facts.groups,
+        is_gpu: &|path| asked.gpu != Gpu::None && facts.gpus.iter().any(|gpu| gpu.path == path),
+    };
+    let told = apply(edits, &context, result)?;
+    // Documents of older toolkits have no hook that tells it.
+    let of_library = |edits: &Edits| {
+        let mounts = edits.mounts.iter();
+        mounts
+            .filter_map(|mount| driver::version_of(&mount.container))
+            .max()
+    };
+    Ok(told.or_else(|| of_library(edits)))
+}
+
+/// The device nodes of CDI devices, for those who want these and no other GPUs.
+fn nodes_of(devices: &[String], facts: &HostFacts) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for name in devices.iter().filter(|name| !name.starts_with('/')) {
+        let edits = facts.cdi.find(name)?;
+        let nodes = edits.nodes.iter();
+        paths.extend(nodes.map(|node| node.host.display().to_string()));
+    }
+    Ok(paths)
 }
 
 /// Which GPUs this task was given.
@@ -192,7 +280,7 @@ fn kept(node: &GpuNode, gpu: Gpu, given: &Given, facts: &HostFacts) -> bool {
 
 /// Device nodes that are not to be seen: GPUs of others, and if none is left, what only GPUs need. What the user named
 /// stays.
-fn left_out(gpu: Gpu, given: &Given, wanted: &[String], facts: &HostFacts) -> Vec<InsidePath> {
+fn left_out(gpu: Gpu, given: &Given, named: &[String], facts: &HostFacts) -> Vec<InsidePath> {
     let (seen, others): (Vec<&GpuNode>, Vec<&GpuNode>) = facts
         .gpus
         .iter()
@@ -204,7 +292,7 @@ fn left_out(gpu: Gpu, given: &Given, wanted: &[String], facts: &HostFacts) -> Ve
             paths.extend(neighbours(vendor).iter().map(Path::new));
         }
     }
-    paths.retain(|path| !wanted.iter().any(|name| Path::new(name) == *path));
+    paths.retain(|path| !named.iter().any(|name| Path::new(name) == *path));
     paths
         .into_iter()
         .filter_map(|path| InsidePath::new(path).ok())
@@ -292,107 +380,16 @@ fn companions(facts: &HostFacts) -> Vec<&'static str> {
         .collect()
 }
 
-/// Puts the host's driver files into one directory and in front of the image's own, which may be older than the kernel's.
-fn driver(facts: &HostFacts, result: &mut Devices) {
-    let driver = &facts.driver;
-    let file = |from: &Path, folder: &str| -> Option<Step> {
-        let name = from.file_name()?;
-        let to = InsidePath::new(Path::new(GPU_DIRECTORY).join(folder).join(name)).ok()?;
-        Some(Step::Bind {
-            from: from.to_path_buf(),
-            to,
-            access: Access::ReadOnly,
-            missing: Missing::Skip,
-            target: Target::Make,
-        })
-    };
-    result
-        .steps
-        .extend(driver.libraries.iter().filter_map(|path| file(path, "lib")));
-    for path in &driver.libraries {
-        // Programs that load `libcuda.so` without a number.
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if let Some(stem) = name.strip_suffix(".so.1")
-            && let Ok(at) = InsidePath::new(format!("{GPU_DIRECTORY}/lib/{stem}.so"))
-        {
-            result.steps.push(Step::Link {
-                at,
-                to: name.into(),
-            });
-        }
-    }
-    result
-        .steps
-        .extend(driver.programs.iter().filter_map(|path| file(path, "bin")));
-    for path in &driver.sockets {
-        if let Ok(to) = InsidePath::new(path) {
-            result.steps.push(Step::Bind {
-                from: path.clone(),
-                to,
-                access: Access::ReadWrite,
-                missing: Missing::Skip,
-                target: Target::Make,
-            });
-        }
-    }
-    if !driver.libraries.is_empty() {
-        let directory = format!("{GPU_DIRECTORY}/lib");
-        result.additions.push(Addition::Prepend(
-            "LD_LIBRARY_PATH".into(),
-            directory.into(),
-        ));
-    }
-    if !driver.programs.is_empty() {
-        let directory = format!("{GPU_DIRECTORY}/bin");
-        result
-            .additions
-            .push(Addition::Append("PATH".into(), directory.into()));
-    }
-}
-
-/// One `--device`.
-fn device(name: &str, kind: Dev, facts: &HostFacts, result: &mut Devices) -> Result<()> {
-    if name.starts_with('/') {
-        // A complete /dev has it already.
-        if kind == Dev::Minimal {
-            let at = InsidePath::new(name)?;
-            result.steps.push(Step::Bind {
-                from: name.into(),
-                to: at,
-                access: Access::ReadWrite,
-                missing: Missing::Fail,
-                target: Target::Make,
-            });
-        }
-        return Ok(());
-    }
-    let Some(edits) = facts.cdi.get(name) else {
-        return Err(Error::new(format!("cannot find the device `{name}`"))
-            .cause("no CDI specification in /etc/cdi or /var/run/cdi names it")
-            .hint("`carrack doctor` lists the devices of this node"));
-    };
-    for entry in &edits.environment {
-        if let Some((name, value)) = entry.split_once('=') {
-            result
-                .additions
-                .push(Addition::Set(name.into(), value.into()));
-        }
-    }
+/// One device node by its path.
+fn node(name: &str, kind: Dev, result: &mut Devices) -> Result<()> {
+    // A complete /dev has it already.
     if kind == Dev::Minimal {
-        result
-            .steps
-            .extend(edits.devices.iter().map(|path| show(path)));
-    }
-    for (from, to) in &edits.mounts {
         result.steps.push(Step::Bind {
-            from: from.clone(),
-            to: InsidePath::new(to)?,
-            access: Access::ReadOnly,
-            missing: Missing::Skip,
-            target: Target::Ready,
+            from: name.into(),
+            to: InsidePath::new(name)?,
+            access: Access::ReadWrite,
+            missing: Missing::Fail,
+            target: Target::Make,
         });
     }
     Ok(())

@@ -1,4 +1,24 @@
 use super::*;
+use crate::launch::cdi::Specification;
+use crate::launch::cdi::document;
+
+fn run(
+    gpu: Gpu,
+    dev: Dev,
+    names: &[String],
+    facts: &HostFacts,
+    slurm: Option<&SlurmStep>,
+) -> Result<Devices> {
+    let contents = Contents::default();
+    let asked = Asked {
+        gpu,
+        dev,
+        devices: names,
+        capabilities: None,
+        contents: &contents,
+    };
+    devices(&asked, facts, slurm)
+}
 
 fn nvidia(index: u32, allowed: bool) -> GpuNode {
     GpuNode {
@@ -191,16 +211,16 @@ fn rows_of_a_real_slurm() {
     for (what, place, allowed, variables, expected) in rows {
         let gpus = vec![nvidia(0, allowed[0]), nvidia(1, allowed[1])];
         let (facts, slurm) = node(gpus, &[*place, *variables].concat());
-        let result = devices(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        let result = run(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
         assert_eq!(show_all(&result), *expected, "{what}");
         // Asking for all or none does not depend on Slurm.
-        let all = devices(Gpu::All, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        let all = run(Gpu::All, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
         assert_eq!(
             show_all(&all).is_empty(),
             allowed.iter().all(|allowed| *allowed),
             "{what}"
         );
-        let none = devices(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        let none = run(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
         assert_eq!(
             show_all(&none).split(" CUDA").next(),
             Some("all leave out all NVIDIA"),
@@ -227,9 +247,9 @@ fn only_the_vendor_that_slurm_counts_is_cut_down() {
             ("SLURM_STEP_GPUS", "0"),
         ],
     );
-    let result = devices(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+    let result = run(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
     assert_eq!(show_all(&result), "all leave out /dev/nvidia1");
-    let none = devices(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+    let none = run(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
     assert_eq!(
         show_all(&none),
         "all leave out /dev/nvidia0 /dev/nvidia1 /dev/dri/renderD128 /dev/dri/card0 \
@@ -238,39 +258,8 @@ fn only_the_vendor_that_slurm_counts_is_cut_down() {
     );
     // A device that the user names is shown.
     let wanted = ["/dev/nvidia1".to_string()];
-    let named = devices(Gpu::Auto, Dev::Full, &wanted, &facts, slurm.as_ref()).unwrap();
+    let named = run(Gpu::Auto, Dev::Full, &wanted, &facts, slurm.as_ref()).unwrap();
     assert_eq!(show_all(&named), "");
-}
-
-#[test]
-fn the_driver_of_the_host_comes_first() {
-    let (mut facts, _) = node(vec![nvidia(0, true)], &[]);
-    facts.driver.libraries = vec![
-        "/usr/lib/x/libcuda.so.1".into(),
-        "/usr/lib/x/libnvidia-gpucomp.so.550.1".into(),
-    ];
-    facts.driver.programs = vec!["/usr/bin/nvidia-smi".into()];
-    let result = devices(Gpu::Auto, Dev::Full, &[], &facts, None).unwrap();
-    let lines: Vec<String> = result.steps.iter().map(Step::to_string).collect();
-    assert_eq!(
-        lines,
-        [
-            "bind /usr/lib/x/libcuda.so.1 -> /run/carrack/gpu/lib/libcuda.so.1 (ro, if there)",
-            "bind /usr/lib/x/libnvidia-gpucomp.so.550.1 -> /run/carrack/gpu/lib/libnvidia-gpucomp.so.550.1 (ro, if there)",
-            "link /run/carrack/gpu/lib/libcuda.so -> libcuda.so.1",
-            "bind /usr/bin/nvidia-smi -> /run/carrack/gpu/bin/nvidia-smi (ro, if there)",
-        ]
-    );
-    assert_eq!(
-        result.additions,
-        [
-            Addition::Prepend("LD_LIBRARY_PATH".into(), "/run/carrack/gpu/lib".into()),
-            Addition::Append("PATH".into(), "/run/carrack/gpu/bin".into()),
-        ]
-    );
-    // Without GPUs for this process there is nothing to inject.
-    let none = devices(Gpu::None, Dev::Full, &[], &facts, None).unwrap();
-    assert!(none.additions.is_empty());
 }
 
 #[test]
@@ -284,7 +273,7 @@ fn a_minimal_dev_shows_gpus_only_when_given() {
         (vec![], 9),
     ] {
         let (facts, slurm) = node(vec![nvidia(0, true), nvidia(1, true)], &variables);
-        let result = devices(Gpu::Auto, Dev::Minimal, &[], &facts, slurm.as_ref()).unwrap();
+        let result = run(Gpu::Auto, Dev::Minimal, &[], &facts, slurm.as_ref()).unwrap();
         assert_eq!(result.steps.len(), expected, "{variables:?}");
     }
     assert_eq!(dev(Dev::Full).len(), 1);
@@ -298,15 +287,26 @@ fn a_minimal_dev_shows_gpus_only_when_given() {
 #[test]
 fn named_devices() {
     let (mut facts, _) = node(vec![], &[]);
-    facts.cdi.insert(
-        "vendor.com/net=a".into(),
-        super::super::facts::CdiEdits {
-            environment: vec!["NET=a".into()],
-            devices: vec!["/dev/net0".into()],
-            mounts: vec![("/host/lib.so".into(), "/usr/lib/lib.so".into())],
-        },
-    );
-    let run = |name: &str, kind| devices(Gpu::Auto, kind, &[name.to_string()], &facts, None);
+    let edits = document::Edits {
+        environment: vec!["NET=a".into()],
+        nodes: vec![document::Node {
+            path: "/dev/net0".into(),
+            host: "/dev/net0".into(),
+        }],
+        mounts: vec![document::Mount {
+            host: "/host/lib.so".into(),
+            container: "/usr/lib/lib.so".into(),
+            there: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    facts.cdi.specifications.push(Specification {
+        kind: "vendor.com/net".into(),
+        devices: [("a".to_string(), edits)].into(),
+        ..Default::default()
+    });
+    let run = |name: &str, kind| run(Gpu::Auto, kind, &[name.to_string()], &facts, None);
     assert!(run("/dev/x", Dev::Full).unwrap().steps.is_empty());
     assert_eq!(run("/dev/x", Dev::Minimal).unwrap().steps.len(), 1);
     assert_eq!(run("vendor.com/net=a", Dev::Full).unwrap().steps.len(), 1);

@@ -4,6 +4,7 @@
 //! few: each one is looked up by every task of every step, so nothing here reads a shared file system unless the request
 //! needs it.
 
+use super::driver::Class;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ pub struct HostFacts {
     pub gpus: Vec<GpuNode>,
     /// NVIDIA's user-space driver on this node; looked up only where there are such GPUs.
     pub driver: Driver,
-    /// CDI devices by qualified name, looked up only when asked for.
-    pub cdi: BTreeMap<String, CdiEdits>,
+    /// CDI documents, looked up only when asked for or where there are NVIDIA's GPUs.
+    pub cdi: super::cdi::Devices,
     /// Contents of the files that the request names.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// What bind sources really are, looked up only where the site limits them.
@@ -66,18 +67,22 @@ pub enum Vendor {
 /// Files that belong to the host's kernel driver and must come from the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Driver {
-    pub libraries: Vec<PathBuf>,
-    pub programs: Vec<PathBuf>,
+    /// The version of the kernel's part; empty when it does not tell.
+    pub kernel: String,
+    pub libraries: Vec<DriverLibrary>,
+    pub programs: Vec<(Class, PathBuf)>,
     /// Sockets and directories of the driver's daemons.
     pub sockets: Vec<PathBuf>,
+    /// Descriptions for graphics loaders.
+    pub files: Vec<PathBuf>,
 }
 
-/// What a CDI specification says about one device, its common part included.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CdiEdits {
-    pub environment: Vec<String>,
-    pub devices: Vec<PathBuf>,
-    pub mounts: Vec<(PathBuf, PathBuf)>,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DriverLibrary {
+    /// The name that programs ask for, `libcuda.so.1`.
+    pub soname: String,
+    /// The file itself, links followed: `…/libcuda.so.550.54.15`.
+    pub path: PathBuf,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::inside::InsidePath;
 use super::mounts::{Placed, What};
 use super::request::Dev;
 use super::step::{Access, Content, Like, Missing, MountPoint, Step, Target, User};
+use crate::record::Libc;
 
 /// Steps in the making, with what lies where.
 #[derive(Default)]
@@ -145,10 +146,9 @@ impl Layout {
 
     pub fn devices(&mut self, steps: Vec<Step>) {
         let directory = InsidePath::fixed("/run/carrack");
-        let uses_directory = steps.iter().any(|step| match step {
-            Step::Bind { to, .. } => to.is_within(&directory),
-            _ => false,
-        });
+        let uses_directory = steps
+            .iter()
+            .any(|step| matches!(step, Step::Bind { to, .. } if to.is_within(&directory)));
         if uses_directory {
             self.place(&Placed {
                 at: directory,
@@ -165,7 +165,46 @@ impl Layout {
             {
                 *target = self.target(&to.clone(), Like::Source(from.clone()));
             }
+            if let Step::Tmpfs { at, target, .. } = &mut step {
+                *target = self.target(&at.clone(), Like::Directory);
+                self.covers.push((at.clone(), true));
+            }
             self.later.push(step);
+        }
+    }
+
+    /// Lets the image's loader find these, also in programs that clear their environment. For a C library that is not
+    /// known, where the image has such a file.
+    pub fn libraries(&mut self, paths: &[InsidePath], libc: Option<&Libc>) {
+        let Some(directory) = paths.first().and_then(|path| path.as_path().parent()) else {
+            return;
+        };
+        let kind = libc.map(|libc| libc.kind.as_str());
+        let directory = directory.to_path_buf();
+        let musl = format!("/etc/ld-musl-{}.path", std::env::consts::ARCH);
+        for (path, of, content) in [
+            (
+                "/etc/ld.so.cache",
+                "glibc",
+                Content::LoaderCache(paths.to_vec()),
+            ),
+            (musl.as_str(), "musl", Content::LoaderPath(directory)),
+        ] {
+            let Ok(at) = InsidePath::new(path) else {
+                continue;
+            };
+            let covered = self.covers.iter().any(|(above, _)| at.is_within(above));
+            let target = match kind {
+                _ if covered => continue,
+                Some(kind) if kind == of => self.target(&at, Like::File),
+                Some(_) => continue,
+                None => Target::IfThere,
+            };
+            self.later.push(Step::File {
+                at,
+                content,
+                target,
+            });
         }
     }
 

@@ -5,8 +5,10 @@
 
 pub mod broker;
 pub mod capsule;
+pub mod cdi;
 pub mod default_mounts;
 pub mod devices;
+pub mod driver;
 pub mod environment;
 pub mod execute;
 pub mod facts;

@@ -4,7 +4,9 @@
 //! that it wins over an image's user of the same number. Input is hostile on both sides: the image's file may be anything,
 //! and what `getent` says may hold bytes that would make another line.
 
+use super::library_cache;
 use super::step::{Content, User};
+use std::path::Path;
 
 /// What the host knows of the user; made by `probe::account` once per capsule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,11 @@ pub fn content(content: &Content, image: &[u8], account: &Account) -> Vec<u8> {
         Content::Bytes(bytes) => bytes.clone(),
         Content::Passwd(user) => passwd(user, image, account),
         Content::Group(user) => group(user, image, account),
+        Content::LoaderCache(paths) => {
+            let paths: Vec<&Path> = paths.iter().map(|path| path.as_path()).collect();
+            library_cache::with_libraries(image, &paths)
+        }
+        Content::LoaderPath(directory) => library_cache::musl_path(image, directory),
     }
 }
 

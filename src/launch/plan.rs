@@ -12,7 +12,7 @@ use super::identity::{self, Resolved};
 use super::inside::InsidePath;
 use super::layout::Layout;
 use super::profile::Profile;
-use super::request::{Entrypoint, Mode, NetworkChoice, Request, RootAccess};
+use super::request::{Entrypoint, EnvRule, Mode, NetworkChoice, Request, RootAccess};
 use super::sharing;
 use super::step::{Image, Network, Plan, StartDirectory, Step, User};
 use crate::config::Config;
@@ -46,6 +46,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     } = identity::resolve(choice, facts, record)?;
     let network = network(request, &profile, slurm.as_ref())?;
     let dev = request.dev.unwrap_or(profile.dev);
+    let capabilities = driver_capabilities(request, record, facts);
     let home = home(request, &profile, facts);
     let mounts = mounts(request, &profile, facts, home.as_ref())?;
     let Devices {
@@ -53,10 +54,16 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         task_steps,
         additions,
         fixed: mut fixed_environment,
+        libraries,
+        warnings: device_warnings,
     } = devices::devices(
-        request.gpu.unwrap_or(profile.gpu),
-        dev,
-        &request.devices,
+        &devices::Asked {
+            gpu: request.gpu.unwrap_or(profile.gpu),
+            dev,
+            devices: &request.devices,
+            capabilities: capabilities.as_deref(),
+            contents: &record.contents,
+        },
         facts,
         slurm.as_ref(),
     )?;
@@ -88,6 +95,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     }
     layout.files(user);
     layout.devices(device_steps);
+    layout.libraries(&libraries, record.contents.libc.as_ref());
     let steps = layout.finish();
 
     let image_sets_home = record
@@ -121,8 +129,27 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         environment,
         directory: directory(request, &profile, record, facts, &home_inside),
         argv,
-        warnings: warnings(request, &profile, facts),
+        warnings: [warnings(request, &profile, facts), device_warnings].concat(),
     })
+}
+
+/// Which parts of NVIDIA's driver the image or the user wants, in the vendor's words.
+fn driver_capabilities(
+    request: &Request,
+    record: &ImageRecord,
+    facts: &HostFacts,
+) -> Option<String> {
+    const NAME: &str = "NVIDIA_DRIVER_CAPABILITIES";
+    let rules = request.environment.iter().rev();
+    let asked = rules.filter_map(|rule| match rule {
+        EnvRule::Set(name, value) if name == NAME => value.to_str().map(str::to_string),
+        _ => None,
+    });
+    let image = record.config.env.iter();
+    let image = image.filter_map(|entry| entry.strip_prefix(NAME)?.strip_prefix('='));
+    let caller = facts.variable(NAME).and_then(|value| value.to_str());
+    let mut all = asked.chain(image.chain(caller).map(str::to_string));
+    all.next()
 }
 
 fn check_image(found: &Found, config: &Config) -> Result<()> {

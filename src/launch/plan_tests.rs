@@ -126,9 +126,16 @@ fn plans_as_text() {
             })
             .to_vec(),
         driver: super::super::facts::Driver {
-            libraries: vec!["/usr/lib/x86_64-linux-gnu/libcuda.so.1".into()],
-            programs: vec!["/usr/bin/nvidia-smi".into()],
-            sockets: vec![],
+            kernel: "550.54.15".into(),
+            libraries: vec![super::super::facts::DriverLibrary {
+                soname: "libcuda.so.1".into(),
+                path: "/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15".into(),
+            }],
+            programs: vec![(
+                super::super::driver::Class::Utility,
+                "/usr/bin/nvidia-smi".into(),
+            )],
+            ..Default::default()
         },
         ..slurm.clone()
     };

@@ -3,14 +3,23 @@
 //! Helpers of the host run with an empty environment, from `/`, by absolute path: nothing that an image or a user says
 //! reaches them. What every task would look up is kept to what the request needs.
 
-use super::facts::{CdiEdits, Driver, GpuNode, HostFacts, ImageUsers, Vendor};
+mod cdi;
+mod driver;
+#[cfg(feature = "cli")]
+mod yaml;
+
+pub use cdi::devices as cdi_devices;
+pub use driver::driver;
+
+use super::devices;
+use super::facts::{GpuNode, HostFacts, ImageUsers, Vendor};
 use super::identity;
-use super::library_cache;
 use super::mounts::MountSpec;
 use super::passwd::Account;
 use super::profile::Profile;
 use super::request::{EnvRule, Gpu, Request};
 use super::step::Image;
+use crate::config::Config;
 use crate::error::{Context, Result};
 use rustix::fs::{Access, AtFlags, CWD};
 use std::collections::BTreeMap;
@@ -28,16 +37,18 @@ const MAX_DATABASE: u64 = 16 << 20;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks at the node as far as a request needs it.
-pub fn facts(request: &Request, profile: &Profile) -> Result<HostFacts> {
+pub fn facts(request: &Request, profile: &Profile, config: &Config) -> Result<HostFacts> {
     let mut facts = caller();
     let gpu = request.gpu.unwrap_or(profile.gpu);
     facts.gpus = gpus();
     let nvidia = facts.gpus.iter().any(|gpu| gpu.vendor == Vendor::Nvidia);
-    if nvidia && gpu != Gpu::None {
-        facts.driver = driver();
+    let named = request.devices.iter().any(|name| !name.starts_with('/'));
+    if named || (nvidia && gpu != Gpu::None) {
+        facts.cdi = cdi_devices(&config.launch.cdi_directories);
     }
-    if request.devices.iter().any(|name| !name.starts_with('/')) {
-        facts.cdi = cdi();
+    // A document of the site is nearer to the truth than a search.
+    if nvidia && gpu != Gpu::None && devices::described(&facts).is_none() {
+        facts.driver = driver();
     }
     for rule in &request.environment {
         if let EnvRule::File(path) | EnvRule::File0(path) = rule {
@@ -144,131 +155,6 @@ pub fn gpus() -> Vec<GpuNode> {
             }
         })
         .collect()
-}
-
-/// Libraries of NVIDIA's driver that must match the kernel's part, without `.so…`.
-const NVIDIA_LIBRARIES: &[&str] = &[
-    "libcuda",
-    "libcudadebugger",
-    "libnvidia-ml",
-    "libnvidia-cfg",
-    "libnvidia-opencl",
-    "libnvidia-gpucomp",
-    "libnvidia-ptxjitcompiler",
-    "libnvidia-fatbinaryloader",
-    "libnvidia-allocator",
-    "libnvidia-compiler",
-    "libnvidia-nvvm",
-    "libnvidia-nvvm70",
-    "libnvidia-pkcs11",
-    "libnvidia-pkcs11-openssl3",
-    "libnvidia-sandboxutils",
-    "libnvcuvid",
-    "libnvidia-encode",
-    "libnvidia-opticalflow",
-    "libvdpau_nvidia",
-];
-const NVIDIA_PROGRAMS: &[&str] = &[
-    "nvidia-smi",
-    "nvidia-debugdump",
-    "nvidia-persistenced",
-    "nvidia-cuda-mps-control",
-    "nvidia-cuda-mps-server",
-];
-
-/// NVIDIA's user-space driver, as the host's own loader would find it.
-pub fn driver() -> Driver {
-    let cache = read(Path::new("/etc/ld.so.cache"), MAX_DATABASE).unwrap_or_default();
-    let mut libraries: Vec<PathBuf> = Vec::new();
-    for (name, path) in library_cache::libraries(&cache) {
-        let stem = name.split(".so").next().unwrap_or_default();
-        let known = libraries
-            .iter()
-            .any(|other| other.file_name() == path.file_name());
-        if NVIDIA_LIBRARIES.contains(&stem) && name.contains(".so.") && !known {
-            libraries.push(path);
-        }
-    }
-    libraries.sort();
-    let there = |path: &PathBuf| path.exists();
-    let programs = NVIDIA_PROGRAMS
-        .iter()
-        .filter_map(|name| {
-            let places = ["/usr/bin", "/usr/local/bin", "/opt/bin"];
-            places
-                .iter()
-                .map(|place| Path::new(place).join(name))
-                .find(there)
-        })
-        .collect();
-    let sockets = ["/run/nvidia-persistenced/socket"].map(PathBuf::from);
-    Driver {
-        libraries,
-        programs,
-        sockets: sockets.into_iter().filter(there).collect(),
-    }
-}
-
-/// Devices that CDI specifications in JSON describe, by qualified name.
-fn cdi() -> BTreeMap<String, CdiEdits> {
-    let mut found = BTreeMap::new();
-    for directory in ["/etc/cdi", "/var/run/cdi"] {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-                && let Ok(bytes) = read(&path, MAX_DATABASE)
-                && let Ok(document) = serde_json::from_slice(&bytes)
-            {
-                cdi_devices(&document, &mut found);
-            }
-        }
-    }
-    found
-}
-
-fn cdi_devices(document: &serde_json::Value, found: &mut BTreeMap<String, CdiEdits>) {
-    let kind = document
-        .get("kind")
-        .and_then(|kind| kind.as_str())
-        .unwrap_or_default();
-    let devices = document
-        .get("devices")
-        .and_then(|devices| devices.as_array());
-    for device in devices.into_iter().flatten() {
-        let Some(name) = device.get("name").and_then(|name| name.as_str()) else {
-            continue;
-        };
-        let mut edits = CdiEdits::default();
-        for part in [document, device] {
-            let Some(part) = part.get("containerEdits") else {
-                continue;
-            };
-            let list = |key: &str| {
-                part.get(key)
-                    .and_then(|list| list.as_array())
-                    .into_iter()
-                    .flatten()
-            };
-            let text = |value: &serde_json::Value, key: &str| {
-                value
-                    .get(key)
-                    .and_then(|text| text.as_str())
-                    .map(PathBuf::from)
-            };
-            edits
-                .environment
-                .extend(list("env").filter_map(|entry| Some(entry.as_str()?.to_string())));
-            edits
-                .devices
-                .extend(list("deviceNodes").filter_map(|node| text(node, "path")));
-            edits.mounts.extend(list("mounts").filter_map(|mount| {
-                Some((text(mount, "hostPath")?, text(mount, "containerPath")?))
-            }));
-        }
-        found.insert(format!("{kind}={name}"), edits);
-    }
 }
 
 /// Adds the image's own user files, where the request's identity depends on them.
@@ -413,25 +299,5 @@ mod tests {
         let database = "root:x:0:0::/root:/bin/sh\nbroken\na:x:70000:1::/:/\n";
         assert_eq!(find(database, 70_000), Some("a:x:70000:1::/:/"));
         assert_eq!(find(database, 1), None);
-    }
-
-    #[test]
-    fn cdi_documents() {
-        let document = serde_json::json!({
-            "cdiVersion": "0.6.0", "kind": "vendor.com/gpu",
-            "containerEdits": {"env": ["A=1"], "mounts": [{"hostPath": "/h", "containerPath": "/c"}]},
-            "devices": [
-                {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/g0"}], "env": ["B=2"]}},
-                {"containerEdits": {}}
-            ]
-        });
-        let mut found = BTreeMap::new();
-        cdi_devices(&document, &mut found);
-        cdi_devices(&serde_json::json!({"devices": 7}), &mut found);
-        let edits = found.get("vendor.com/gpu=0").unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!(edits.environment, ["A=1", "B=2"]);
-        assert_eq!(edits.devices, [PathBuf::from("/dev/g0")]);
-        assert_eq!(edits.mounts, [("/h".into(), "/c".into())]);
     }
 }

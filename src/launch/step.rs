@@ -144,6 +144,10 @@ pub enum Content {
     Passwd(User),
     /// The image's `/etc/group` with the lines of the user's groups.
     Group(User),
+    /// The image's `/etc/ld.so.cache` with these libraries first.
+    LoaderCache(Vec<InsidePath>),
+    /// The search path of musl's loader with this directory first.
+    LoaderPath(PathBuf),
 }
 
 /// The user as the generated files show him.
@@ -316,6 +320,20 @@ impl fmt::Display for Step {
                 Content::Bytes(bytes) => write!(out, "file {at} ({} bytes)", bytes.len()),
                 Content::Passwd(_) => write!(out, "file {at} (the image's users and you)"),
                 Content::Group(_) => write!(out, "file {at} (the image's groups and yours)"),
+                Content::LoaderCache(paths) => {
+                    write!(
+                        out,
+                        "file {at} (the image's libraries and {} of the host)",
+                        paths.len()
+                    )
+                }
+                Content::LoaderPath(path) => {
+                    write!(
+                        out,
+                        "file {at} ({} before the image's path)",
+                        path.display()
+                    )
+                }
             },
             Step::LeaveOut(paths) => {
                 out.write_str("leave out")?;
