@@ -233,7 +233,7 @@ fn level(notes: &[u8]) -> Option<u8> {
                 let length = u32_at(notes, property + 4)? as usize;
                 if u32_at(notes, property)? == ISA_NEEDED && length >= 4 {
                     let bits = u32_at(notes, property + 8)?;
-                    return Some((1..=4).rev().find(|level| bits & (1 << (level - 1)) != 0)?);
+                    return (1..=4).rev().find(|level| bits & (1 << (level - 1)) != 0);
                 }
                 property = (property + 8)
                     .checked_add(length)?
