@@ -54,6 +54,39 @@ fn no_room_no_inodes_no_right() {
     }
 }
 
+/// No file system here may have quotas, so the kernel's answer is put in its mouth: a limit of 100 KiB, all in use but 36.
+#[test]
+fn a_quota_is_asked_before_anything_is_written() {
+    need!(Strace);
+    let scene = Scene::new();
+    Layout::of_text(IMAGE).write(&scene.path("work/image"));
+    let number = |value: u64| -> String {
+        let bytes = value.to_le_bytes();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    // Limits in KiB, hard and soft; bytes in use; what of it is valid.
+    let fields = [100, 0, 65_536, 0, 0, 0, 0, 0, 0x3f];
+    let answer: String = fields.map(number).concat();
+    let told = |valid: &str, arguments: &[&str]| {
+        let mut command = scene.program("strace");
+        let inject = format!("inject=quotactl_fd:retval=0:poke_exit=@arg4={valid}");
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", &inject])
+            .arg(carrack())
+            .args(arguments);
+        scene.finish(command, b"")
+    };
+    let pull = ["pull", "-q", "oci:image"];
+    let outcome = told(&answer, &pull);
+    outcome.fails(125, &["36K left of a quota of 100K", "CARRACK_STORE", "gc"]);
+    assert_eq!(scene.visible_in_store(), [""; 0]);
+    let doctor = told(&answer, &["doctor"]);
+    assert!(doctor.out.contains("36K left of 100K"), "{doctor}");
+    // Without a limit there is nothing to say.
+    let outcome = told(&number(0).repeat(9), &pull);
+    outcome.ok();
+}
+
 #[test]
 fn a_store_that_is_a_file() {
     let scene = Scene::new();

@@ -2,6 +2,7 @@
 
 use super::{Finding, Level};
 use crate::sys::Errno;
+use crate::sys::quota::Quota;
 
 /// What one trial call said.
 pub type Answer = Result<(), Errno>;
@@ -226,6 +227,29 @@ pub fn store(path: &str, magic: i64, free: Option<u64>, exists: bool, in_job: bo
             .remedy("set `CARRACK_STORE` to a directory that all nodes see"),
         _ => Finding::ok(SUBJECT, text),
     }
+}
+
+/// What the store's quota leaves. Where the kernel does not know, the site's own program does.
+pub fn quota(path: &str, magic: i64, quota: Option<Quota>) -> Option<Finding> {
+    const SUBJECT: &str = "quota";
+    let Some(quota) = quota else {
+        let program = match file_system(magic) {
+            "Lustre" => format!("lfs quota -h -u $USER {path}"),
+            "GPFS" => "mmlsquota".to_string(),
+            "NFS" => "quota -s".to_string(),
+            _ => return None,
+        };
+        let text = format!("not known here; `{program}` tells");
+        return Some(Finding::ok(SUBJECT, text));
+    };
+    let size = crate::config::Size;
+    let text = format!("{} left of {}", size(quota.left()), size(quota.limit));
+    Some(match quota.left() < 2 << 30 {
+        true => Finding::warn(SUBJECT, text)
+            .cause("little space for images")
+            .remedy("`carrack gc`, or another place with `CARRACK_STORE`"),
+        false => Finding::ok(SUBJECT, text),
+    })
 }
 
 /// Lustre's stripe count of the store's directory.

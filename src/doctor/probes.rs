@@ -3,6 +3,7 @@
 
 use super::explain::{self, Answer, Settings};
 use super::{Finding, Level};
+use crate::image::store::space;
 use crate::launch::facts::Vendor;
 use crate::launch::probe;
 use crate::sys::mount::{self, Attributes};
@@ -224,6 +225,11 @@ fn store(path: &Path) -> Vec<Finding> {
         path.is_dir(),
         in_job,
     )];
+    findings.extend(explain::quota(
+        &path.display().to_string(),
+        magic,
+        space::quota(there),
+    ));
     if explain::file_system(magic) == "Lustre"
         && let Some(text) = ask(
             "lfs",

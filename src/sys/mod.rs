@@ -11,6 +11,7 @@ pub mod fd;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod quota;
 pub mod remount;
 pub mod resolve;
 pub mod socket;

@@ -2,6 +2,7 @@
 
 use crate::config::Size;
 use crate::error::{Error, Result};
+use crate::sys::quota::{self, Quota, Whose};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,33 +26,40 @@ pub fn estimate(layers: impl IntoIterator<Item = (u64, bool)>) -> u64 {
 
 /// Fails when a file system has less free than the needs that fall on it.
 pub fn check(needs: &[Need]) -> Result<()> {
-    let mut systems: Vec<(u64, u64, Vec<&Need>)> = Vec::new();
+    let mut systems: Vec<(u64, Room, Vec<&Need>)> = Vec::new();
     for need in needs.iter().filter(|need| need.bytes > 0) {
         // A file system that does not tell is not a reason to stop.
-        let Some((device, free)) = free_at(&need.directory) else {
+        let Some((device, room)) = room_at(&need.directory) else {
             continue;
         };
         match systems.iter_mut().find(|(known, ..)| *known == device) {
             Some((.., list)) => list.push(need),
-            None => systems.push((device, free, vec![need])),
+            None => systems.push((device, room, vec![need])),
         }
     }
-    for (_, free, list) in systems {
+    for (_, room, list) in systems {
         let total = list
             .iter()
             .fold(0u64, |sum, need| sum.saturating_add(need.bytes));
-        if total > free {
-            return Err(too_small(free, total, &list));
+        if total > room.bytes() {
+            return Err(too_small(&room, total, &list));
         }
     }
     Ok(())
 }
 
-fn too_small(free: u64, total: u64, list: &[&Need]) -> Error {
+fn too_small(room: &Room, total: u64, list: &[&Need]) -> Error {
+    let have = match room.quota.filter(|quota| quota.left() < room.free) {
+        Some(quota) => format!(
+            "{} left of a quota of {}",
+            Size(quota.left()),
+            Size(quota.limit)
+        ),
+        None => format!("{} free", Size(room.free)),
+    };
     let mut error = Error::new(format!(
-        "not enough space: about {} needed, {} free",
-        Size(total),
-        Size(free)
+        "not enough space: about {} needed, {have}",
+        Size(total)
     ));
     for need in list {
         error = error.cause(format!(
@@ -70,11 +78,28 @@ fn too_small(free: u64, total: u64, list: &[&Need]) -> Error {
     error.hint("`carrack gc` frees space")
 }
 
-/// Device and free bytes for this user, of the nearest directory that exists.
-fn free_at(directory: &Path) -> Option<(u64, u64)> {
+/// What there is for this user where a directory is.
+struct Room {
+    /// Of the file system.
+    free: u64,
+    /// The tightest one, as far as the kernel knows of quotas.
+    quota: Option<Quota>,
+}
+
+impl Room {
+    fn bytes(&self) -> u64 {
+        let left = self.quota.map_or(u64::MAX, |quota| quota.left());
+        self.free.min(left)
+    }
+}
+
+/// Device and room of the nearest directory that exists.
+fn room_at(directory: &Path) -> Option<(u64, Room)> {
     let existing = directory.ancestors().find(|path| path.exists())?;
     let device = existing.metadata().ok()?.dev();
-    Some((device, free(existing)?))
+    let free = free(existing)?;
+    let quota = quota(existing);
+    Some((device, Room { free, quota }))
 }
 
 /// Free bytes for this user where `path` is.
@@ -82,6 +107,25 @@ pub fn free(path: &Path) -> Option<u64> {
     let system = rustix::fs::statvfs(path).ok()?;
     // Some network file systems answer with zeros.
     (system.f_blocks > 0).then(|| system.f_bavail.saturating_mul(system.f_frsize))
+}
+
+/// The tightest quota of the user and the groups that files below `path` may count for. Lustre, GPFS and NFS keep theirs
+/// to themselves: there only a failed write tells.
+pub fn quota(path: &Path) -> Option<Quota> {
+    let directory = std::fs::File::open(path).ok()?;
+    let mut whose = vec![
+        Whose::User(rustix::process::geteuid().as_raw()),
+        Whose::Group(rustix::process::getegid().as_raw()),
+    ];
+    // A directory with this bit hands its group down.
+    let meta = directory.metadata().ok()?;
+    if meta.mode() & 0o2000 != 0 {
+        whose.push(Whose::Group(meta.gid()));
+    }
+    let known = whose
+        .into_iter()
+        .filter_map(|whose| quota::bytes(&directory, whose).ok()?);
+    known.min_by_key(Quota::left)
 }
 
 #[cfg(test)]
