@@ -13,6 +13,7 @@ mod corpus;
 mod floors;
 mod foreign;
 mod golden;
+mod gpu_inside;
 mod hostile;
 mod hot;
 mod image;

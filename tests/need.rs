@@ -30,6 +30,8 @@ pub enum Need {
     Openssl,
     Htpasswd,
     Strace,
+    /// musl-gcc.
+    Musl,
     /// slurmctld, slurmd and munged.
     Slurm,
     /// Open MPI and a client library of PMI2, to compile for and to copy into images.
@@ -55,6 +57,7 @@ impl Need {
             Need::Openssl => ("openssl", true),
             Need::Htpasswd => ("htpasswd", true),
             Need::Strace => ("strace", true),
+            Need::Musl => ("musl", true),
             Need::Slurm => ("slurm", true),
             Need::OpenMpi => ("openmpi", true),
             Need::Lmod => ("lmod", true),
@@ -84,6 +87,7 @@ impl Need {
             Need::Openssl => absent(&["openssl"]),
             Need::Htpasswd => absent(&["htpasswd"]),
             Need::Strace => absent(&["strace"]),
+            Need::Musl => absent(&["musl-gcc"]),
             Need::Slurm => absent(&["slurmctld", "slurmd", "munged"]),
             Need::OpenMpi => absent(&["gcc", "mpicc", "mpirun"]).or_else(|| {
                 (!Path::new("/usr/include/slurm/pmi2.h").exists())

@@ -143,8 +143,9 @@ pub fn devices(asked: &Asked<'_>, facts: &HostFacts, slurm: Option<&SlurmStep>) 
     {
         result.fixed = renumbered(facts, numbers);
     }
-    // A minimal /dev has only what was put there.
-    if !left_out.is_empty() && (kind == Dev::Full || per_task) {
+    // A minimal /dev has only what was put there, and directories as a whole.
+    let parts = !facts.refused_parts.is_empty();
+    if !left_out.is_empty() && (kind == Dev::Full || per_task || (shown && parts)) {
         let steps = match per_task {
             true => &mut result.task_steps,
             false => &mut result.steps,
@@ -291,6 +292,9 @@ fn left_out(gpu: Gpu, given: &Given, named: &[String], facts: &HostFacts) -> Vec
         if others.iter().any(|node| node.vendor == vendor) && none_of(vendor) {
             paths.extend(neighbours(vendor).iter().map(Path::new));
         }
+    }
+    if !none_of(Vendor::Nvidia) {
+        paths.extend(facts.refused_parts.iter().map(PathBuf::as_path));
     }
     paths.retain(|path| !named.iter().any(|name| Path::new(name) == *path));
     paths

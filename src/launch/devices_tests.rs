@@ -316,3 +316,74 @@ fn named_devices() {
     );
     assert!(run("vendor.com/net=b", Dev::Full).is_err());
 }
+
+/// Parts of a GPU (MIG) and channels between nodes: the cgroup tells which are the step's.
+#[test]
+fn parts_of_others_are_not_seen() {
+    const MIG: &[(&str, &str)] = &[
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_STEP_GPUS", "3"),
+        ("CUDA_VISIBLE_DEVICES", "MIG-8f2c"),
+    ];
+    let (mut facts, slurm) = node(vec![nvidia(0, true)], MIG);
+    facts.refused_parts = vec![
+        "/dev/nvidia-caps/nvidia-cap12".into(),
+        "/dev/nvidia-caps-imex-channels/channel3".into(),
+    ];
+    let expected =
+        "all leave out /dev/nvidia-caps/nvidia-cap12 /dev/nvidia-caps-imex-channels/channel3";
+    for dev in [Dev::Full, Dev::Minimal] {
+        let result = run(Gpu::Auto, dev, &[], &facts, slurm.as_ref()).unwrap();
+        assert_eq!(show_all(&result), expected);
+    }
+    // Without the GPU its directories go as a whole.
+    let none = run(Gpu::None, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+    let all = show_all(&none);
+    assert!(
+        all.contains("/dev/nvidia-caps ") && !all.contains("cap12"),
+        "{all}"
+    );
+}
+
+#[test]
+fn amd_and_intel_by_their_render_nodes() {
+    let render = |vendor, index: u32, allowed| GpuNode {
+        vendor,
+        path: format!("/dev/dri/renderD{}", 128 + index).into(),
+        also: vec![format!("/dev/dri/card{index}").into()],
+        index,
+        allowed,
+    };
+    const STEP: &[(&str, &str)] = &[
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_STEP_GPUS", "1"),
+        ("ROCR_VISIBLE_DEVICES", "1"),
+        ("ZE_AFFINITY_MASK", "1"),
+    ];
+    let renumbered = "ROCR_VISIBLE_DEVICES=0 ZE_AFFINITY_MASK=0";
+    let other = "all leave out /dev/dri/renderD128 /dev/dri/card0";
+    for (vendor, allowed, expected) in [
+        (Vendor::Amd, [false, true], other.to_string()),
+        (Vendor::Amd, [true, true], format!("{other} {renumbered}")),
+        (Vendor::Intel, [false, true], other.to_string()),
+        (Vendor::Intel, [true, true], format!("{other} {renumbered}")),
+    ] {
+        let gpus = vec![render(vendor, 0, allowed[0]), render(vendor, 1, allowed[1])];
+        let (facts, slurm) = node(gpus, STEP);
+        let result = run(Gpu::Auto, Dev::Full, &[], &facts, slurm.as_ref()).unwrap();
+        assert_eq!(show_all(&result), expected, "{vendor:?} {allowed:?}");
+        // Their user-space parts are the image's.
+        assert!(result.additions.is_empty() && result.libraries.is_empty());
+        let minimal = run(Gpu::Auto, Dev::Minimal, &[], &facts, slurm.as_ref()).unwrap();
+        let shown: Vec<String> = minimal.steps.iter().map(Step::to_string).collect();
+        let kfd = shown.iter().any(|line| line.contains("/dev/kfd"));
+        assert_eq!(kfd, vendor == Vendor::Amd);
+        assert!(shown.iter().any(|line| line.contains("renderD129")));
+        assert!(
+            !shown.iter().any(|line| line.contains("renderD128")),
+            "{shown:?}"
+        );
+    }
+}

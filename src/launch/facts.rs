@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub parent: u32,
     /// GPU device nodes below `/dev`, by vendor and number.
     pub gpus: Vec<GpuNode>,
+    /// Nodes of GPU parts (MIG) and of memory channels between nodes (IMEX) that the device cgroup refuses.
+    pub refused_parts: Vec<PathBuf>,
     /// NVIDIA's user-space driver on this node; looked up only where there are such GPUs.
     pub driver: Driver,
     /// CDI documents, looked up only when asked for or where there are NVIDIA's GPUs.

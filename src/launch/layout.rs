@@ -173,8 +173,7 @@ impl Layout {
         }
     }
 
-    /// Lets the image's loader find these, also in programs that clear their environment. For a C library that is not
-    /// known, where the image has such a file.
+    /// Lets the image's loader find these, also in programs that clear their environment.
     pub fn libraries(&mut self, paths: &[InsidePath], libc: Option<&Libc>) {
         let Some(directory) = paths.first().and_then(|path| path.as_path().parent()) else {
             return;
@@ -198,6 +197,8 @@ impl Layout {
                 _ if covered => continue,
                 Some(kind) if kind == of => self.target(&at, Like::File),
                 Some(_) => continue,
+                // An image of another tool: most have glibc, and others do not mind.
+                None if of == "glibc" => self.target(&at, Like::File),
                 None => Target::IfThere,
             };
             self.later.push(Step::File {

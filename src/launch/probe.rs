@@ -41,6 +41,7 @@ pub fn facts(request: &Request, profile: &Profile, config: &Config) -> Result<Ho
     let mut facts = caller();
     let gpu = request.gpu.unwrap_or(profile.gpu);
     facts.gpus = gpus();
+    facts.refused_parts = refused_parts();
     let nvidia = facts.gpus.iter().any(|gpu| gpu.vendor == Vendor::Nvidia);
     let named = request.devices.iter().any(|name| !name.starts_with('/'));
     if named || (nvidia && gpu != Gpu::None) {
@@ -134,8 +135,7 @@ pub fn gpus() -> Vec<GpuNode> {
                 *place
             };
             *place += 1;
-            let access = Access::READ_OK | Access::WRITE_OK;
-            let answer = rustix::fs::accessat(CWD, &path, access, AtFlags::empty());
+            let allowed = !is_refused(&path);
             let also = match vendor {
                 Vendor::Nvidia => Vec::new(),
                 Vendor::Amd | Vendor::Intel => {
@@ -151,10 +151,30 @@ pub fn gpus() -> Vec<GpuNode> {
                 path,
                 also,
                 index,
-                allowed: answer != Err(rustix::io::Errno::PERM),
+                allowed,
             }
         })
         .collect()
+}
+
+/// Whether the device cgroup forbids it, whatever the node's mode says.
+fn is_refused(path: &Path) -> bool {
+    let access = Access::READ_OK | Access::WRITE_OK;
+    let answer = rustix::fs::accessat(CWD, path, access, AtFlags::empty());
+    answer == Err(rustix::io::Errno::PERM)
+}
+
+fn refused_parts() -> Vec<PathBuf> {
+    let directories = ["/dev/nvidia-caps", "/dev/nvidia-caps-imex-channels"];
+    let entries = directories
+        .iter()
+        .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
+    let mut refused: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| is_refused(path))
+        .collect();
+    refused.sort();
+    refused
 }
 
 /// Adds the image's own user files, where the request's identity depends on them.
