@@ -8,7 +8,7 @@ use crate::scene::{Outcome, Scene, carrack};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const IMAGE: &str = "layer\nrepeat 50 f small/{} 644 {}\nlayer\nf big 644 size:6000000\n";
+const IMAGE: &str = "layer\nrepeat 50 f small/{} 644 {}\nlayer plain\nf big 644 size:6000000\n";
 
 /// Pulls with the store on a file system of these properties, in namespaces of its own.
 fn pull_on(scene: &Scene, mount: &str) -> Outcome {
@@ -35,6 +35,11 @@ fn no_room_no_inodes_no_right() {
         (
             "mount -t tmpfs -o size=1m none $CARRACK_STORE",
             &["free"][..],
+        ),
+        // Enough for the estimate and for the packs, not for the image.
+        (
+            "mount -t tmpfs -o size=8m none $CARRACK_STORE",
+            &["No space left", "carrack gc", "CARRACK_STORE"],
         ),
         (
             "mount -t tmpfs -o nr_inodes=6 none $CARRACK_STORE",

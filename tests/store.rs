@@ -169,3 +169,38 @@ fn a_store_that_cannot_be_written_is_told_with_the_way_out() {
     scene.run(["inspect", "oci:image"]).ok();
     mode(0o700);
 }
+
+/// What cannot be read is told as such: it is neither damaged nor absent.
+#[test]
+fn a_store_that_cannot_be_read_is_told_by_every_command() {
+    if nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: root may read everywhere");
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let scene = scene_with(IMAGE);
+    let (_, image) = pulled(&scene);
+    let shard = image.parent().unwrap();
+    for closed in [scene.store().as_path(), shard] {
+        let mode = |mode| {
+            std::fs::set_permissions(closed, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(0);
+        let verified = scene.run(["verify", "--all"]);
+        assert_eq!(verified.code, 125, "{verified}");
+        assert!(verified.err.contains("Permission denied"), "{verified}");
+        assert!(verified.err.contains("1 of 1 checks failed"), "{verified}");
+        let collected = scene.run(["gc"]);
+        assert_eq!(collected.code, 125, "{collected}");
+        assert!(collected.err.contains("Permission denied"), "{collected}");
+        scene
+            .run(["inspect", "oci:image"])
+            .fails(125, &["Permission denied"]);
+        mode(0o700);
+    }
+    scene.run(["verify", "--all"]).ok();
+    let empty = scene.run(["verify", "--all", "--store", "none"]);
+    assert!(empty.ok().out.contains("there are no images"), "{empty}");
+    scene.write("work/file", "");
+    let file = scene.run(["verify", "--all", "--store", "file"]);
+    assert!(file.err.contains("Not a directory"), "{file}");
+}

@@ -40,7 +40,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .cache_size
             .map_or(store.place().packs_limit, |size| size.0),
     };
-    let decision = decide(&store.inventory(), &rules, SystemTime::now());
+    let mut inventory = store.inventory();
+    let decision = decide(&inventory, &rules, SystemTime::now());
     if !args.dry_run {
         store.sweep(&decision)?;
     }
@@ -48,6 +49,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output::print_json(&as_json(&decision, args.dry_run))?;
     } else if !args.common.quiet {
         output::print(&as_text(&decision, args.dry_run))?;
+    }
+    if let Some(error) = inventory.unreadable.pop() {
+        return Err(error.while_doing("cannot look through the whole store"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -37,10 +37,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Ok(stored) => stored,
         Err(missing) => match crate::image::store::named(&args.image, default)? {
             Some(reference) if is_ready_file(&reference) => {
-                let mut stored = in_place(
-                    &reference,
-                    &source_settings(&settings.config, std::env::temp_dir())?,
-                )?;
+                let here = source_settings(&settings.config, std::env::temp_dir())?;
+                let mut stored = in_place(&reference, &here).map_err(|error| {
+                    // That the store cannot be read says more than that the image is not in it.
+                    match missing.downcast_ref::<std::io::Error>() {
+                        Some(_) => missing,
+                        None => error,
+                    }
+                })?;
                 if !args.files
                     && !args.common.quiet
                     && stored.record.contents == Contents::default()

@@ -77,11 +77,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if args.json {
         output::print_json(&json)?;
     }
+    if count == 0 && !args.json && !args.common.quiet {
+        let root = store.root().display();
+        output::print(&format!("there are no images in `{root}`\n"))?;
+    }
     match bad {
         0 => Ok(ExitCode::SUCCESS),
-        bad => Err(Error::new(format!(
-            "{bad} of {count} images are not as they were written"
-        ))),
+        bad => Err(Error::new(format!("{bad} of {count} checks failed"))),
     }
 }
 

@@ -149,16 +149,7 @@ pub fn convert(
             mkfs_time: options.source_date,
         },
     )
-    .map_err(|error| {
-        let full = error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull);
-        if full {
-            error.hint(format!("there is no room left for `{}`", output.display()))
-        } else {
-            error
-        }
-    })?;
+    .map_err(|error| error.while_doing(format!("cannot write `{}`", output.display())))?;
     let written = assembled.written;
     Ok(Converted {
         squashfs: record::Squashfs {

@@ -7,6 +7,7 @@ use super::{Descriptor, Resolved, Source, hash};
 use crate::error::{Context, Error, Result};
 use crate::image::manifest::Config;
 use crate::record::Platform;
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,9 @@ fn first_header(file: &File, kind: Compression) -> Result<Option<tar::Header>> {
         let length = file.metadata().or_say(|| "cannot read its length")?.len();
         return header_at(file, 0, length);
     }
-    let mut start = tempfile::tempfile().or_say(|| "cannot make a temporary file")?;
+    // In memory: 512 bytes are no reason to need a place for temporary files.
+    let start = memfd_create("start", MemfdFlags::CLOEXEC);
+    let mut start = File::from(start.or_say(|| "cannot decompress it")?);
     let mut reader = inflated(file, kind)?.take(512);
     let length = std::io::copy(&mut reader, &mut start).or_say(|| "cannot decompress it")?;
     header_at(&start, 0, length)

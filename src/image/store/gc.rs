@@ -1,7 +1,7 @@
 //! What to remove, decided over a listing; then removed. The decision is a value: `--dry-run` prints it.
 
 use super::{Store, files};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,12 +19,14 @@ pub struct Rules {
 }
 
 /// What is there.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Inventory {
     pub images: Vec<Image>,
     pub packs: Vec<Pack>,
     /// Digest → jobs that need it.
     pub pinned: BTreeMap<Digest, Vec<String>>,
+    /// Directories that could not be listed.
+    pub unreadable: Vec<Error>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,7 +126,8 @@ fn days(age: Duration) -> String {
 impl Store {
     /// What the user's store holds.
     pub fn inventory(&self) -> Inventory {
-        let images = self.list_own().images.into_iter().map(|listed| Image {
+        let listing = self.list_own();
+        let images = listing.images.into_iter().map(|listed| Image {
             digest: listed.stored.digest,
             bytes: listed.stored.record.squashfs.size,
             references: listed.references,
@@ -134,6 +137,7 @@ impl Store {
             images: images.collect(),
             packs: packs_in(&self.place().packs),
             pinned: self.pinned(),
+            unreadable: listing.unreadable,
         }
     }
 
@@ -289,6 +293,7 @@ mod tests {
                 pack("middle", 50, 50),
             ],
             pinned: BTreeMap::from([(digest('c'), vec!["77".to_string()])]),
+            unreadable: Vec::new(),
         }
     }
 

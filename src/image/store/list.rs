@@ -98,9 +98,7 @@ fn look_through(root: &Path) -> (Vec<Digest>, Vec<Error>) {
     let mut unreadable = Vec::new();
     let mut entries = |path: PathBuf| match read_all(&path) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Vec::new()
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             unreadable.push(explain(format!("cannot list `{}`", path.display()), error));
             Vec::new()
