@@ -3,8 +3,11 @@
 //! The text is what a careful person would write by hand: it can be read, changed and submitted without carrack's help.
 //! Deliberately absent: any choice. What to run, with which options and which image, is decided before this.
 
+mod lines;
+
 use crate::job::{Direction, ImageOn, Run, Setting, Stage, StageOn, StepLauncher};
 use crate::quote::{live, sbatch, word};
+use lines::{wrapped, write_array};
 use std::fmt::Write;
 
 /// Everything that the script says.
@@ -30,6 +33,8 @@ pub struct Script {
     pub container: Vec<String>,
     pub stages: Vec<Stage>,
     pub steps: Vec<ScriptStep>,
+    /// Whether the launcher makes directories for the job that go when it ends.
+    pub cleans_up: bool,
     /// Whether jobs of an array run it.
     pub array: bool,
     pub runs_on: RunsOn,
@@ -179,6 +184,17 @@ impl Script {
         for (name, value) in &self.environment {
             writeln!(out, "export {name}={}", live(value))?;
         }
+        if self.cleans_up {
+            let job = match self.slurm() {
+                true => "$SLURM_JOB_ID",
+                false => "local-$$",
+            };
+            writeln!(
+                out,
+                "\n# The launcher names the job's own directories by it."
+            )?;
+            writeln!(out, "export CARRACK_JOB={job}")?;
+        }
         if self.scratch() {
             writeln!(
                 out,
@@ -265,6 +281,9 @@ impl Script {
                 )?;
             }
             writeln!(out, "        remove \"$TMPDIR\"\n    fi")?;
+        }
+        if self.cleans_up {
+            writeln!(out, "    carrack gc --quiet --job \"$CARRACK_JOB\"")?;
         }
         writeln!(
             out,
@@ -511,51 +530,6 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 "#;
-
-fn write_array(out: &mut String, name: &str, words: &[String]) -> std::fmt::Result {
-    if words.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "{name}=(")?;
-    let mut line = String::new();
-    for word in words {
-        // One option with its value per line.
-        if word.starts_with("--") && !line.is_empty() {
-            writeln!(out, "    {line}")?;
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    writeln!(out, "    {line}")?;
-    writeln!(out, ")")
-}
-
-/// A command over several lines where one would be too long to read.
-fn wrapped(words: &[String]) -> String {
-    const WIDTH: usize = 118;
-    let mut text = String::new();
-    let mut column = 0;
-    for word in words {
-        let length = word.chars().count();
-        if column == 0 {
-            text.push_str(word);
-            column = length;
-        } else if column + 1 + length + 2 > WIDTH {
-            text.push_str(" \\\n    ");
-            text.push_str(word);
-            column = 4 + length;
-        } else {
-            text.push(' ');
-            text.push_str(word);
-            column += 1 + length;
-        }
-    }
-    text.push('\n');
-    text
-}
 
 /// A comment that cannot leave its line.
 fn one_line(text: &str) -> String {

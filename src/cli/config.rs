@@ -1,6 +1,6 @@
 //! `carrack config`: which settings are in force, and where each came from.
 
-use super::{Common, output};
+use super::{Common, output, policy};
 use crate::config::{self, File, Origin, Settings, load};
 use crate::error::{Error, Result};
 use std::path::PathBuf;
@@ -45,7 +45,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Action::Show(show) => print_settings(&args.common.settings()?, &show)?,
         Action::Check { file } => check(file, &args.common)?,
         Action::Path => {
-            let files = load::site_files().into_iter().chain(load::user_file());
+            let site = load::site_files().into_iter().map(|file| file.path);
+            let files = site.chain(load::user_file());
             let lines = files.map(|file| {
                 let state = if file.exists() { "" } else { "  (not there)" };
                 format!("{}{state}\n", file.display())
@@ -105,7 +106,8 @@ fn print_settings(settings: &Settings, show: &Show) -> Result<()> {
 fn check(file: Option<PathBuf>, common: &Common) -> Result<()> {
     let Some(path) = file else {
         let settings = common.settings()?;
-        let files = load::site_files().into_iter().chain(load::user_file());
+        let site = load::site_files().into_iter().map(|file| file.path);
+        let files = site.chain(load::user_file());
         let found = files.filter(|file| file.exists()).count();
         return output::print(&format!(
             "{found} files read, {} settings differ from the defaults\n",
@@ -115,21 +117,7 @@ fn check(file: Option<PathBuf>, common: &Common) -> Result<()> {
     let text = load::read(&path)?
         .ok_or_else(|| Error::usage(format!("cannot find `{}`", path.display())))?;
     let settings = config::merge(std::slice::from_ref::<File>(&text), &[], &[])?;
-    for name in &settings.config.fixed {
-        let flat = settings.flat();
-        let exists = |key: &str| key == name || key.starts_with(&format!("{name}."));
-        if !flat.iter().any(|(key, _)| exists(key)) {
-            let near = config::nearest(name, flat.iter().map(|(key, _)| key.as_str()));
-            let error = Error::usage(format!(
-                "`final` in `{}` names `{name}`, which is no setting",
-                text.path
-            ));
-            return Err(match near {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            });
-        }
-    }
+    policy::check_profiles(&settings)?;
     output::print(&format!(
         "{}: {} settings, no mistake\n",
         text.path,

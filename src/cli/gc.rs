@@ -1,5 +1,7 @@
 //! `carrack gc`: frees space by rules.
 
+mod of_job;
+
 use super::{Common, output};
 use crate::config::{Age, Size};
 use crate::error::Result;
@@ -21,6 +23,9 @@ pub struct Args {
     /// Shrink the cache of converted layers to SIZE; 0 empties it [default: `store.cache_size`, 50G]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
+    /// Remove what profiles made for this job alone (`scratch`) and nothing else; root in an epilog does it as the job's user
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["older_than", "unnamed", "cache_size"])]
+    job: Option<String>,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -32,6 +37,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(job) = &args.job {
+        return of_job::remove(job, &args.common, args.dry_run);
+    }
     let store = args.common.open_store()?;
     let rules = Rules {
         older_than: args.older_than.map(|age| age.0),

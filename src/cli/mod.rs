@@ -23,6 +23,7 @@ mod looked_up;
 pub mod man;
 pub mod options;
 pub mod output;
+mod policy;
 pub mod progress;
 pub mod ps;
 pub mod pull;

@@ -1,8 +1,10 @@
 //! Options that every command takes, before or after its name.
 
+use super::policy;
 use crate::config::{Given, Origin, Settings};
 use crate::error::{Error, Result};
 use crate::image::store::{Place, Store};
+use crate::launch::{contract, probe};
 use std::path::PathBuf;
 
 /// Options of every command.
@@ -61,7 +63,12 @@ impl Common {
                 origin: Origin::Option("--store"),
             });
         }
-        let settings = crate::config::load(given)?;
+        let projects = |projects: &crate::config::Projects| {
+            let groups = probe::group_names(&probe::caller());
+            contract::projects(&groups, &projects.prefixes)
+        };
+        let settings = crate::config::load(given, &projects)?;
+        policy::check_profiles(&settings)?;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }

@@ -1,5 +1,6 @@
 //! `carrack pull`: the door through which images come in.
 
+use super::policy::{Deed, may};
 use super::progress::Watch;
 use super::{Common, interrupt, output};
 use crate::config::{Given, Origin, Size};
@@ -155,6 +156,7 @@ impl Work<'_> {
     }
 
     fn one(&self, reference: &Reference, name: Name) -> Result<Option<serde_json::Value>> {
+        may(Deed::Pull, &self.settings.config.access)?;
         if reference.name().is_some() {
             self.may_pull_on_this_node(reference)?;
         }

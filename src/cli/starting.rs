@@ -3,6 +3,7 @@
 //! The order matters: a request that the site refuses is refused before the image is looked for, and everything that may
 //! start threads (a pull) happens in another process, because a capsule can only be entered by a process with one.
 
+use super::policy::{Deed, may};
 use super::{LaunchCommon, looked_up, output};
 use crate::cli::launching::LaunchArgs;
 use crate::config::Settings;
@@ -77,6 +78,7 @@ fn checked(
     let settings = common.common().settings()?;
     let profile = Profile::choose(&settings.config, &request)?;
     profile.check(&settings.config, &request)?;
+    may(Deed::Run, &settings.config.access)?;
     Ok((request, settings, profile))
 }
 
@@ -95,13 +97,11 @@ fn is_path(name: &str) -> bool {
 fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool) -> Result<Plan> {
     let (request, settings, profile) = checked(mode, launch, common)?;
     let config = &settings.config;
-    if mode == Mode::Shell && !profile.interactive {
-        return Err(
-            Error::usage("nobody may enter an image here").cause(format!(
-                "the profile `{}` says so (`interactive`)",
-                profile.name
-            )),
-        );
+    // A terminal makes a shell of any command.
+    if !profile.interactive && !dry_run && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        return Err(profile
+            .nobody_enters()
+            .cause("standard input is a terminal"));
     }
     let name = image_of(&request)?;
     let directory = std::env::current_dir().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::progress::Watch;
 use super::script::LongCommon;
-use super::{Common, output};
+use super::{Common, output, policy};
 use crate::config::Settings;
 use crate::error::{Context, Error, Result, printable};
 use crate::image::pull::{self, host_platform, source_settings};
@@ -118,6 +118,7 @@ impl Desk {
         };
         let mut assembled = assemble(&source, words, &mut |image| self.bring(image))?;
         assembled.script.environment.splice(0..0, environment);
+        policy::check_job(&mut assembled, &self.settings.config)?;
         Ok(assembled)
     }
 

@@ -7,14 +7,19 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The profiles that are always there.
+pub const PROFILES: [&str; 5] = ["hpc", "ces", "ces-open", "eucaim", "gef"];
+
 /// Which rules apply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Launch {
     /// The profile for those who name none.
     pub profile: String,
-    /// Whether users may name another one.
+    /// Whether users may name another one. `false` also keeps their files from changing any profile.
     pub choose_profile: bool,
+    /// The profiles that users may name; empty: all.
+    pub profiles: Vec<String>,
     /// Images that may be started, as beginnings of references (`registry.site.eu/approved/`); empty: all.
     pub images: Vec<String>,
     /// Directories searched for environment files (EDF) after the user's own.
@@ -28,6 +33,7 @@ impl Default for Launch {
         Launch {
             profile: "hpc".into(),
             choose_profile: true,
+            profiles: Vec::new(),
             images: Vec::new(),
             environment_path: vec!["/etc/edf".into()],
             cdi_directories: vec!["/etc/cdi".into(), "/run/cdi".into()],
@@ -90,6 +96,31 @@ pub struct Rules {
     pub env_prepend: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env_append: Option<BTreeMap<String, String>>,
+    /// The project's data, as a mount with `{project}`: `/safe_data/{project}:/safe_data:ro`. Where it is set, somebody
+    /// without a project cannot run anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project_data: Option<String>,
+    /// What `--dataset ID` mounts, with `{dataset}`: `/data/{dataset}:/datasets/{dataset}:ro`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<String>,
+    /// A directory made for each job and kept: `{home}/outputs_{job}:/safe_outputs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<String>,
+    /// A directory made for each job and removed when it ends: `{home}/scratch_{job}:/scratch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<String>,
+    /// What may be started: `any` command, `arguments` for the image's entrypoint, or `image`: only what it does by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// sbatch options of jobs that do not give them, by their long names: `mem = "4G"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<BTreeMap<String, String>>,
+    /// The longest time limit of a job, as sbatch writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_time: Option<String>,
+    /// Keys of this profile that options cannot change: `["network", "home"]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Vec<String>>,
     /// Options that users of this profile may not give, by their long names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deny: Option<Vec<String>>,

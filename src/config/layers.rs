@@ -1,6 +1,6 @@
 //! Lays the sources over one another, key by key, and remembers where each value came from.
 
-use super::{Config, mistake};
+use super::{Config, PROFILES, mistake, nearest};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,7 @@ pub struct Given {
 pub enum Origin {
     Default,
     SiteFile { path: String, line: usize },
+    ProjectFile { path: String, line: usize },
     UserFile { path: String, line: usize },
     Variable(&'static str),
     Option(&'static str),
@@ -55,9 +56,22 @@ impl fmt::Display for Origin {
         match self {
             Origin::Default => out.write_str("default"),
             Origin::SiteFile { path, line } => write!(out, "site file {path}:{line}"),
+            Origin::ProjectFile { path, line } => write!(out, "project file {path}:{line}"),
             Origin::UserFile { path, line } => write!(out, "user file {path}:{line}"),
             Origin::Variable(name) => write!(out, "variable {name}"),
             Origin::Option(name) => write!(out, "option {name}"),
+        }
+    }
+}
+
+impl Origin {
+    /// File and line, or what else it is.
+    pub fn place(&self) -> String {
+        match self {
+            Origin::SiteFile { path, line }
+            | Origin::ProjectFile { path, line }
+            | Origin::UserFile { path, line } => format!("{path}:{line}"),
+            other => other.to_string(),
         }
     }
 }
@@ -70,7 +84,7 @@ impl Settings {
     /// Refuses `--insecure` where the site fixes which registries may be spoken to so.
     pub fn may_be_insecure(&self, wanted: bool) -> Result<()> {
         let mut fixed = self.config.fixed.iter();
-        if wanted && fixed.any(|key| key == "registries.insecure" || key == "registries") {
+        if wanted && fixed.any(|key| covers(key, "registries.insecure")) {
             return Err(Error::usage("`--insecure` cannot be used here")
                 .cause("the site fixes `registries.insecure`"));
         }
@@ -116,18 +130,54 @@ fn join(key: &str, name: &str) -> String {
     }
 }
 
+/// Everything that is laid over the defaults, lowest first.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    pub site: Vec<File>,
+    /// Of the project that the user works for.
+    pub project: Vec<File>,
+    pub user: Vec<File>,
+    pub given: Vec<Given>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    Site,
+    Project,
+    User,
+}
+
+/// Sections in which nobody says anything once the site has.
+const OF_THE_SITE: &[&str] = &["access", "trust", "hooks", "records", "projects", "flavor"];
+
 /// Lays site files, then users' files, then variables and options over the defaults.
 pub fn merge(site: &[File], user: &[File], given: &[Given]) -> Result<Settings> {
+    lay(&Sources {
+        site: site.to_vec(),
+        user: user.to_vec(),
+        given: given.to_vec(),
+        ..Sources::default()
+    })
+}
+
+/// The same with all sources.
+pub fn lay(sources: &Sources) -> Result<Settings> {
     let mut merged = Merged::default();
-    for file in site {
-        merged.lay(file, |path, line| Origin::SiteFile { path, line })?;
+    for file in &sources.site {
+        merged.lay(file, Layer::Site)?;
     }
-    if merged.config()?.user_file {
-        for file in user {
-            merged.lay(file, |path, line| Origin::UserFile { path, line })?;
+    merged.check_fixed()?;
+    let site = merged.config()?;
+    merged.profiles_are_the_sites = !site.launch.choose_profile;
+    for file in &sources.project {
+        merged.lay(file, Layer::Project)?;
+    }
+    if site.user_file {
+        for file in &sources.user {
+            merged.lay(file, Layer::User)?;
         }
     }
-    for one in given {
+    for one in &sources.given {
         merged.give(one)?;
     }
     Ok(Settings {
@@ -141,9 +191,17 @@ pub fn merge(site: &[File], user: &[File], given: &[Given]) -> Result<Settings> 
 struct Merged {
     table: toml::Table,
     origins: BTreeMap<String, Origin>,
-    /// Fixed keys, and the file that fixes them.
+    /// Fixed keys, and the file and line that fix them.
     fixed: Vec<(String, String)>,
+    /// Only site files may describe profiles.
+    profiles_are_the_sites: bool,
     warnings: Vec<String>,
+}
+
+/// Whether a `final` entry is this key or a section that it is in.
+pub fn covers(fixed: &str, key: &str) -> bool {
+    key.strip_prefix(fixed)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Merged {
@@ -157,74 +215,216 @@ impl Merged {
             })
     }
 
-    fn lay(&mut self, file: &File, origin: impl Fn(String, usize) -> Origin) -> Result<()> {
+    fn lay(&mut self, file: &File, layer: Layer) -> Result<()> {
+        let origin = |line| match layer {
+            Layer::Site => Origin::SiteFile {
+                path: file.path.clone(),
+                line,
+            },
+            Layer::Project => Origin::ProjectFile {
+                path: file.path.clone(),
+                line,
+            },
+            Layer::User => Origin::UserFile {
+                path: file.path.clone(),
+                line,
+            },
+        };
         let parsed: Config = toml::from_str(&file.text).map_err(|error| mistake(file, &error))?;
         let spans = DeTable::parse(&file.text).map_err(|error| mistake(file, &error))?;
         let values: toml::Table =
             toml::from_str(&file.text).map_err(|error| mistake(file, &error))?;
         let mut lines = BTreeMap::new();
         lines_of(file, String::new(), spans.get_ref(), &mut lines);
-        let fixed = self.fixed.clone();
-        let by = |key: &str| {
-            let holds = |fixed: &str| {
-                key == fixed
-                    || key
-                        .strip_prefix(fixed)
-                        .is_some_and(|rest| rest.starts_with('.'))
-            };
-            fixed
-                .iter()
-                .find(|(fixed, _)| holds(fixed))
-                .map(|(_, file)| file.clone())
-        };
-        let is_user = matches!(origin(String::new(), 0), Origin::UserFile { .. });
         let mut leaves = Vec::new();
         leaves_of(String::new(), &[], values, &mut leaves);
-        for (key, path, value) in leaves {
-            let line = lines.get(&key).copied().unwrap_or(1);
-            if is_user && (key == "final" || key == "user_file") {
+        // Within one file the order of keys means nothing: `final` counts for those that come after it, in other files.
+        let before = self.fixed.clone();
+        for (key, path, value) in &leaves {
+            let line = lines.get(key).copied().unwrap_or(1);
+            if value.as_table().is_some() && get(&self.table, path).is_some() {
+                continue;
+            }
+            if layer != Layer::Site && matches!(key.as_str(), "final" | "user_file") {
                 self.warnings.push(format!(
                     "`{key}` in `{}:{line}` has no effect: only a site file can set it",
                     file.path
                 ));
-            } else if let Some(by) = by(&key) {
+                continue;
+            }
+            if get(&self.table, path) != Some(value)
+                && let Some((rule, by)) = self.forbidden(&before, key, layer)
+            {
+                if layer != Layer::Site {
+                    return Err(Error::usage(format!(
+                        "cannot set `{key}` in `{}:{line}`",
+                        file.path
+                    ))
+                    .cause(format!("{rule} in `{by}`"))
+                    .hint(
+                        "remove the line; `carrack config show --origin` prints what is in force",
+                    ));
+                }
                 self.warnings.push(format!(
-                    "`{key}` in `{}:{line}` has no effect: `{by}` fixes it",
+                    "`{key}` in `{}:{line}` has no effect: {rule} in `{by}`",
                     file.path
                 ));
-            } else if key == "final" {
+                continue;
+            }
+            if key == "final" {
                 // Fixed keys add up: a later site file cannot set one free.
-                for name in &parsed.fixed {
-                    self.fixed.push((name.clone(), file.path.clone()));
-                }
+                let place = format!("{}:{line}", file.path);
+                let names = parsed.fixed.iter();
+                self.fixed
+                    .extend(names.map(|name| (name.clone(), place.clone())));
                 let all = self
                     .fixed
                     .iter()
                     .map(|(name, _)| toml::Value::String(name.clone()));
                 self.table
                     .insert(key.clone(), toml::Value::Array(all.collect()));
-                self.origins.insert(key, origin(file.path.clone(), line));
             } else {
-                put(&mut self.table, &path, value);
-                self.origins.insert(key, origin(file.path.clone(), line));
+                put(&mut self.table, path, value.clone());
+            }
+            self.origins.insert(key.clone(), origin(line));
+        }
+        if layer != Layer::Site {
+            self.check_derived(&leaves, &lines, file)?;
+        }
+        Ok(())
+    }
+
+    /// The rule that keeps a layer from changing a key, and where it stands.
+    fn forbidden(
+        &self,
+        fixed: &[(String, String)],
+        key: &str,
+        layer: Layer,
+    ) -> Option<(String, String)> {
+        if let Some((name, by)) = fixed.iter().find(|(name, _)| covers(name, key)) {
+            return Some((format!("`{name}` is final"), by.clone()));
+        }
+        if layer == Layer::Site {
+            return None;
+        }
+        let section = key.split('.').next().unwrap_or_default();
+        if OF_THE_SITE.contains(&section)
+            && let Some((set, origin)) = self.origins.iter().find(|(set, origin)| {
+                covers(section, set) && matches!(origin, Origin::SiteFile { .. })
+            })
+        {
+            return Some((
+                format!("the site decides on `{section}` (`{set}`)"),
+                origin.place(),
+            ));
+        }
+        let of_profiles = covers("profile", key)
+            || matches!(
+                key,
+                "launch.profile" | "launch.choose_profile" | "launch.profiles"
+            );
+        (self.profiles_are_the_sites && of_profiles).then(|| {
+            let origin = self.origins.get("launch.choose_profile");
+            (
+                "`launch.choose_profile` is false".to_string(),
+                origin.map(Origin::place).unwrap_or_default(),
+            )
+        })
+    }
+
+    /// A profile that a user bases on another one does not set that one's final keys free.
+    fn check_derived(
+        &self,
+        leaves: &[Leaf],
+        lines: &BTreeMap<String, usize>,
+        file: &File,
+    ) -> Result<()> {
+        let config = self.config()?;
+        for (key, path, _) in leaves {
+            let [section, name, rule, ..] = path.as_slice() else {
+                continue;
+            };
+            let mut base = config
+                .profile
+                .get(name)
+                .and_then(|rules| rules.base.clone());
+            // A circle is told when the profile is used.
+            for _ in 0..config.profile.len() + 1 {
+                let Some(of) = base.filter(|_| section == "profile") else {
+                    break;
+                };
+                let inherited = format!("profile.{of}.{rule}");
+                if let Some((fixed, by)) = self
+                    .fixed
+                    .iter()
+                    .find(|(fixed, _)| covers(fixed, &inherited))
+                {
+                    let line = lines.get(key).copied().unwrap_or(1);
+                    return Err(Error::usage(format!(
+                        "cannot set `{key}` in `{}:{line}`",
+                        file.path
+                    ))
+                    .cause(format!(
+                        "`{name}` is based on `{of}`, and `{fixed}` is final in `{by}`"
+                    )));
+                }
+                base = config.profile.get(&of).and_then(|rules| rules.base.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// A misspelt `final` would fix nothing.
+    fn check_fixed(&self) -> Result<()> {
+        let config = self.config()?;
+        for (name, by) in &self.fixed {
+            let wrong = Error::usage(format!("`final` in `{by}` names `{name}`"));
+            let mut parts = name.split('.');
+            let profile = (parts.next() == Some("profile"))
+                .then(|| parts.next())
+                .flatten()
+                .map(|profile| profile.trim_matches('"'));
+            if let Some(profile) = profile
+                && !PROFILES.contains(&profile)
+                && !config.profile.contains_key(profile)
+            {
+                let known = config.profile.keys().map(String::as_str).chain(PROFILES);
+                let error = wrong.cause(format!("there is no profile `{profile}`"));
+                return Err(match nearest(profile, known) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error,
+                });
+            }
+            // A value of the wrong kind is told as such only where the key exists.
+            let text = format!("{name} = nan");
+            let message = match (DeTable::parse(&text), toml::from_str::<Config>(&text)) {
+                (Err(_), _) => "unknown field".to_string(),
+                (Ok(_), Err(error)) => error.message().to_string(),
+                (Ok(_), Ok(_)) => String::new(),
+            };
+            if message.starts_with("unknown field") {
+                let mut names = message.split('`').skip(1).step_by(2);
+                let misspelt = names.next().unwrap_or(name).to_string();
+                let error = wrong.cause("which is no setting");
+                return Err(match nearest(&misspelt, names) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error,
+                });
             }
         }
         Ok(())
     }
 
     fn give(&mut self, one: &Given) -> Result<()> {
-        let section = one.key.split('.').next().unwrap_or_default();
-        if let Some((_, file)) = self
-            .fixed
-            .iter()
-            .find(|(fixed, _)| fixed == one.key || fixed == section)
+        let path: Vec<String> = one.key.split('.').map(String::from).collect();
+        if let Some((fixed, by)) = self.fixed.iter().find(|(fixed, _)| covers(fixed, one.key))
+            && get(&self.table, &path).and_then(|value| value.as_str()) != Some(one.value.as_str())
         {
             return Err(
                 Error::usage(format!("cannot set `{}` by {}", one.key, one.origin))
-                    .cause(format!("the site fixes it in `{file}`")),
+                    .cause(format!("`{fixed}` is final in `{by}`")),
             );
         }
-        let path: Vec<String> = one.key.split('.').map(String::from).collect();
         let before = self.table.clone();
         let number = one.value.parse().map(toml::Value::Integer);
         let text = toml::Value::String(one.value.clone());
@@ -258,9 +458,18 @@ fn leaves_of(key: String, path: &[String], table: toml::Table, out: &mut Vec<Lea
         let mut path = path.to_vec();
         path.push(name);
         match value {
-            toml::Value::Table(inner) => leaves_of(key, &path, inner, out),
+            // `[profile.mine]` alone is a profile too.
+            toml::Value::Table(inner) if !inner.is_empty() => leaves_of(key, &path, inner, out),
             value => out.push((key, path, value)),
         }
+    }
+}
+
+fn get<'a>(table: &'a toml::Table, path: &[String]) -> Option<&'a toml::Value> {
+    match path {
+        [] => None,
+        [name] => table.get(name),
+        [name, rest @ ..] => get(table.get(name)?.as_table()?, rest),
     }
 }
 
@@ -295,127 +504,4 @@ fn lines_of(file: &File, key: String, table: &DeTable<'_>, out: &mut BTreeMap<St
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
-    const SITE: &str = "final = [\"registries.allow\", \"conversion\"]\n[registries]\nallow = [\"ghcr.io\"]\n\
-        rewrites = { \"git.site/x\" = \"git.site:5050/x\" }\n[store]\npath = \"/scratch/$USER/c\"\n";
-
-    #[test]
-    fn later_sources_win_and_are_remembered() {
-        let user = "[store]\nread_only = [\"/sw/images\"]\n[registries]\nrewrites.\"a\" = \"b\"\n";
-        let given = Given {
-            key: "store.path",
-            value: "/mine".into(),
-            origin: Origin::Variable("CARRACK_STORE"),
-        };
-        let settings = merge(
-            &[file("/etc/c.toml", SITE)],
-            &[file("~/c.toml", user)],
-            &[given],
-        )
-        .unwrap();
-        assert_eq!(settings.config.store.path.as_deref(), Some("/mine"));
-        assert_eq!(settings.config.registries.rewrites.len(), 2);
-        for (key, want) in [
-            ("store.path", "variable CARRACK_STORE"),
-            ("store.read_only", "user file ~/c.toml:2"),
-            ("registries.allow", "site file /etc/c.toml:3"),
-            (
-                "registries.rewrites.\"git.site/x\"",
-                "site file /etc/c.toml:4",
-            ),
-            ("registries.rewrites.a", "user file ~/c.toml:4"),
-            ("conversion.level", "default"),
-        ] {
-            assert_eq!(settings.origin(key).to_string(), want, "{key}");
-        }
-        assert_eq!(settings.warnings, [""; 0]);
-    }
-
-    #[test]
-    fn fixed_keys_keep_the_sites_value() {
-        let user = "final = []\n[registries]\nallow = []\n[conversion]\nlevel = 19\n";
-        let settings = merge(&[file("/etc/c.toml", SITE)], &[file("~/c.toml", user)], &[]).unwrap();
-        assert_eq!(settings.config.registries.allow, ["ghcr.io"]);
-        assert_eq!(settings.config.conversion.level, 3);
-        assert_eq!(settings.warnings.len(), 3, "{:?}", settings.warnings);
-        assert!(settings.warnings.iter().any(|text| {
-            text.contains(
-                "`conversion.level` in `~/c.toml:5` has no effect: `/etc/c.toml` fixes it",
-            )
-        }));
-        // A second site file cannot set a key free either.
-        let second = file("/opt/c.toml", "final = []\n[conversion]\nlevel = 9\n");
-        let settings = merge(&[file("/etc/c.toml", SITE), second], &[], &[]).unwrap();
-        assert_eq!(settings.config.conversion.level, 3);
-        let given = Given {
-            key: "conversion.level",
-            value: "5".into(),
-            origin: Origin::Option("--level"),
-        };
-        let told = merge(&[file("/etc/c.toml", SITE)], &[], &[given])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            told.contains("cannot set `conversion.level` by option --level")
-                && told.contains("/etc/c.toml"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn users_file_can_be_switched_off() {
-        let settings = merge(
-            &[file("s", "user_file = false")],
-            &[file("u", "nonsense = 1")],
-            &[],
-        )
-        .unwrap();
-        assert!(!settings.config.user_file);
-    }
-
-    #[test]
-    fn numbers_may_come_from_variables() {
-        let given = |value: &str| Given {
-            key: "conversion.threads",
-            value: value.into(),
-            origin: Origin::Variable("CARRACK_THREADS"),
-        };
-        assert_eq!(
-            merge(&[], &[], &[given("2")])
-                .unwrap()
-                .config
-                .conversion
-                .threads,
-            2
-        );
-        let told = merge(&[], &[], &[given("two")]).unwrap_err().to_string();
-        assert!(
-            told.contains("cannot set `conversion.threads` to `two` by variable CARRACK_THREADS"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn flat_lists_every_key_once() {
-        let flat = merge(&[], &[], &[]).unwrap().flat();
-        let keys: Vec<&str> = flat.iter().map(|(key, _)| key.as_str()).collect();
-        for key in [
-            "final",
-            "store.path",
-            "registries.default",
-            "conversion.level",
-            "pull.compute_nodes",
-        ] {
-            assert!(keys.contains(&key), "{keys:?}");
-        }
-    }
-}
+mod tests;

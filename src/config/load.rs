@@ -1,12 +1,10 @@
 //! Finds and reads the settings files.
 
-use super::{File, Given, Origin, Settings, merge};
+use super::trusted::{self, MAX_BYTES, Owner};
+use super::{File, Given, Origin, Projects, Settings, Sources, lay};
 use crate::error::{Context, Error, Result};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-
-/// A settings file is some kilobytes.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// Variables that set a key.
 const VARIABLES: &[(&str, &str)] = &[
@@ -15,13 +13,20 @@ const VARIABLES: &[(&str, &str)] = &[
     ("CARRACK_THREADS", "conversion.threads"),
 ];
 
-/// Reads the settings in force; `options` are those of the command line.
-pub fn load(options: Vec<Given>) -> Result<Settings> {
-    let mut site = Vec::new();
-    for path in site_files() {
-        site.extend(read(&path)?);
+/// Reads the settings in force; `options` are those of the command line. `projects` names the user's, and is asked only
+/// where the site gives projects a file of their own.
+pub fn load(options: Vec<Given>, projects: &dyn Fn(&Projects) -> Vec<String>) -> Result<Settings> {
+    let mut sources = Sources::default();
+    for file in site_files() {
+        let Some(text) = trusted::read(&file.path, file.owner)? else {
+            continue;
+        };
+        // What is not root's is its owner's own word where the machine has spoken.
+        match sources.site.is_empty() || file.owner == Owner::Root || is_roots(&file.path) {
+            true => sources.site.push(text),
+            false => sources.user.push(text),
+        }
     }
-    let mut user = Vec::new();
     if let Some(path) = user_file() {
         let named = std::env::var_os("CARRACK_CONFIG").is_some();
         let found = match read(&path) {
@@ -33,8 +38,11 @@ pub fn load(options: Vec<Given>) -> Result<Settings> {
             return Err(Error::usage(format!("cannot find `{}`", path.display()))
                 .cause("`$CARRACK_CONFIG` names it"));
         }
-        user.extend(found);
+        sources.user.extend(found);
     }
+    sources
+        .project
+        .extend(project_file(&sources.site, projects)?);
     let variables = VARIABLES.iter().filter_map(|(name, key)| {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
         Some(Given {
@@ -45,8 +53,39 @@ pub fn load(options: Vec<Given>) -> Result<Settings> {
     });
     let options_set = |key: &str| options.iter().any(|option| option.key == key);
     // An option hides its variable, also one that the site would refuse.
-    let given: Vec<Given> = variables.filter(|one| !options_set(one.key)).collect();
-    merge(&site, &user, &[given, options].concat())
+    sources.given = variables.filter(|one| !options_set(one.key)).collect();
+    sources.given.extend(options);
+    lay(&sources)
+}
+
+fn is_roots(path: &Path) -> bool {
+    trusted::read(path, Owner::Root).is_ok()
+}
+
+/// The file of the project that `$CARRACK_PROJECT` names, or of the user's first one that has such a file.
+fn project_file(
+    site: &[File],
+    projects: &dyn Fn(&Projects) -> Vec<String>,
+) -> Result<Option<File>> {
+    let settings = lay(&Sources {
+        site: site.to_vec(),
+        ..Sources::default()
+    })?
+    .config
+    .projects;
+    let Some(pattern) = &settings.settings else {
+        return Ok(None);
+    };
+    let wanted = std::env::var("CARRACK_PROJECT").ok();
+    for project in projects(&settings) {
+        if wanted.as_ref().is_some_and(|wanted| *wanted != project) {
+            continue;
+        }
+        if let Some(file) = read(Path::new(&pattern.replace("{project}", &project)))? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 fn is_denied(error: &Error) -> bool {
@@ -54,16 +93,32 @@ fn is_denied(error: &Error) -> bool {
     kind == Some(ErrorKind::PermissionDenied)
 }
 
-/// The site's files: the machine's, then the one of this installation.
-pub fn site_files() -> Vec<PathBuf> {
-    let mut paths = vec![PathBuf::from("/etc/carrack/carrack.toml")];
-    let binary = std::env::current_exe().ok();
-    let prefix = binary
-        .as_deref()
-        .and_then(Path::parent)
-        .and_then(Path::parent);
-    paths.extend(prefix.map(|prefix| prefix.join("etc/carrack.toml")));
-    paths
+/// A file that decides for others, and who may have written it.
+pub struct SiteFile {
+    pub path: PathBuf,
+    pub owner: Owner,
+}
+
+/// The site's files: the machine's, then the one of this installation. Whoever owns the program could change it anyway, so
+/// an installation's file may be the same user's; once the machine has one, it counts no more than a user's own.
+pub fn site_files() -> Vec<SiteFile> {
+    let mut files = vec![SiteFile {
+        path: PathBuf::from("/etc/carrack/carrack.toml"),
+        owner: Owner::Root,
+    }];
+    let Ok(binary) = std::env::current_exe() else {
+        return files;
+    };
+    let prefix = binary.parent().and_then(Path::parent);
+    let owner = match rustix::fs::stat(&binary) {
+        Ok(stat) => Owner::RootOr(stat.st_uid),
+        Err(_) => Owner::Root,
+    };
+    files.extend(prefix.map(|prefix| SiteFile {
+        path: prefix.join("etc/carrack.toml"),
+        owner,
+    }));
+    files
 }
 
 /// The user's file, whether it exists or not.

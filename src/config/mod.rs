@@ -1,11 +1,12 @@
 //! The settings: what the site file, the user's file, the environment and the command line decide.
 //!
 //! Later sources win: built-in defaults, `/etc/carrack/carrack.toml`, `etc/carrack.toml` beside the binary's `bin`, the
-//! user's file (`$CARRACK_CONFIG`, else `~/.config/carrack/carrack.toml`), variables, options. A key that a site file names
-//! in `final` (or a whole section) keeps the site's value. One section is one struct in its own file; its fields are the
-//! keys, their defaults the documentation of `config show`. This module reads strings; [`load`](mod@load) reads files.
-//! What is absent: enforcement. A person can always run their own binary, so the file guides and informs, and only
-//! permissions and the plugin's own site file protect.
+//! project's file, the user's (`$CARRACK_CONFIG`, else `~/.config/carrack/carrack.toml`), variables, options. A key that a
+//! site file names in `final` (or a whole section) keeps the site's value, and who asks for another is refused. A site file
+//! that somebody else could have written ([`trusted`]), or that has a mistake, stops everything: nothing falls back to
+//! weaker rules. One section is one struct in its own file; its fields are the keys, their defaults the documentation of
+//! `config show`. This module reads strings; [`load`](mod@load) reads files.
+//! What is absent: power over people who run another program. Only Slurm and file permissions have that (`slurm/site/`).
 
 mod conversion;
 mod launch;
@@ -14,16 +15,19 @@ pub mod load;
 mod nearest;
 mod pull;
 mod registries;
+mod site;
 mod store;
+pub mod trusted;
 mod units;
 
 pub use conversion::{Conversion, check_block_size, check_level};
-pub use launch::{Launch, Rules};
-pub use layers::{File, Given, Origin, Settings, merge};
+pub use launch::{Launch, PROFILES, Rules};
+pub use layers::{File, Given, Origin, Settings, Sources, covers, lay, merge};
 pub use load::load;
 pub use nearest::nearest;
 pub use pull::Pull;
 pub use registries::Registries;
+pub use site::{Access, DataAccess, Flavor, Hooks, Projects, Records, Require, Trust};
 pub use store::{Sharing, Store, expand};
 pub use units::{Age, Size};
 
@@ -47,6 +51,13 @@ pub struct Config {
     pub launch: Launch,
     /// Rules by profile name.
     pub profile: BTreeMap<String, Rules>,
+    pub access: Access,
+    pub trust: Trust,
+    pub hooks: Hooks,
+    pub records: Records,
+    pub projects: Projects,
+    /// Resources by name.
+    pub flavor: BTreeMap<String, Flavor>,
 }
 
 impl Default for Config {
@@ -60,6 +71,12 @@ impl Default for Config {
             conversion: Conversion::default(),
             launch: Launch::default(),
             profile: BTreeMap::new(),
+            access: Access::default(),
+            trust: Trust::default(),
+            hooks: Hooks::default(),
+            records: Records::default(),
+            projects: Projects::default(),
+            flavor: BTreeMap::new(),
         }
     }
 }

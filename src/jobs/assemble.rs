@@ -4,6 +4,7 @@
 //! Deliberately absent: the registry and the store, which the caller asks through one function.
 
 use super::environment;
+use super::time_limit::minutes;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::image::store::Stored;
@@ -194,6 +195,7 @@ pub fn assemble(
         image_on: job.image_on,
         environment: job.environment.clone(),
         container: whole.flags,
+        cleans_up: false,
         stages: job.stages.clone(),
         steps,
         array,
@@ -333,26 +335,6 @@ fn warning_signal(job: &Job) -> Option<Setting> {
         value: Some("B:TERM@120".to_string()),
         line: 0,
     })
-}
-
-/// sbatch's forms of a time limit, in whole minutes.
-fn minutes(text: &str) -> Option<u64> {
-    let number = |text: &str| text.parse::<u64>().ok();
-    let (days, rest) = match text.split_once('-') {
-        Some((days, rest)) => (number(days)?, rest),
-        None => (0, text),
-    };
-    let parts: Vec<u64> = rest.split(':').map(number).collect::<Option<_>>()?;
-    let clock = match (text.contains('-'), parts.as_slice()) {
-        (true, [hours]) => hours.checked_mul(60)?,
-        (true, [hours, minutes] | [hours, minutes, _]) => {
-            hours.checked_mul(60)?.checked_add(*minutes)?
-        }
-        (false, [minutes] | [minutes, _]) => *minutes,
-        (false, [hours, minutes, _]) => hours.checked_mul(60)?.checked_add(*minutes)?,
-        _ => return None,
-    };
-    days.checked_mul(24 * 60)?.checked_add(clock)
 }
 
 /// Options of a container from its keys, then the command line's.
@@ -678,23 +660,6 @@ mod tests {
                 .option("signal")
                 .and_then(|setting| setting.value.clone());
             assert_eq!(signal.as_deref() == Some("B:TERM@120"), expected, "{time}");
-        }
-    }
-
-    #[test]
-    fn time_limits() {
-        let rows = [
-            ("30", Some(30)),
-            ("30:10", Some(30)),
-            ("1:30:00", Some(90)),
-            ("2-0", Some(2880)),
-            ("1-1:30", Some(1530)),
-            ("1-1:30:10", Some(1530)),
-            ("UNLIMITED", None),
-            ("1:2:3:4", None),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(minutes(text), expected, "{text}");
         }
     }
 }

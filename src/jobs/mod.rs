@@ -11,4 +11,5 @@ pub mod files;
 pub mod journal;
 pub mod queue;
 pub mod run_record;
+pub mod time_limit;
 pub mod words;

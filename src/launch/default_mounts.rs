@@ -1,5 +1,6 @@
 //! Which mounts a process gets: the defaults of a profile, then the site's, then the user's, and what a user may not mount.
 
+use super::contract;
 use super::facts::HostFacts;
 use super::inside::InsidePath;
 use super::mounts::{MountSpec, Placed, What, ordered};
@@ -7,7 +8,7 @@ use super::profile::Profile;
 use super::request::{Home, Request, Tmp};
 use super::step::{Access, Missing};
 use crate::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Directories that belong to the image: a caller who stands in one does not want the host's over it.
 const OF_THE_IMAGE: &[&str] = &[
@@ -16,31 +17,38 @@ const OF_THE_IMAGE: &[&str] = &[
 ];
 
 /// The home directory's mount, if it is to be shown.
-pub fn home(request: &Request, profile: &Profile, facts: &HostFacts) -> Option<Placed> {
-    let at = facts.directory_variable("HOME")?;
+pub fn home(request: &Request, profile: &Profile, facts: &HostFacts) -> Result<Option<Placed>> {
+    let Some(at) = facts.directory_variable("HOME") else {
+        return Ok(None);
+    };
     let (from, missing) = match &request.home {
-        Some(Home::Hide) => return None,
-        Some(Home::MountFrom(from)) => (absolute(from, facts), Missing::Fail),
-        Some(Home::Mount) => (at.clone(), Missing::Skip),
-        None if profile.home => (at.clone(), Missing::Skip),
-        None => return None,
+        Some(Home::Hide) => return Ok(None),
+        Some(Home::MountFrom(from)) => {
+            let from = facts.absolute(from);
+            check_source(&from, "--home", profile, facts)?;
+            (facts.real(&from).to_path_buf(), Missing::Fail)
+        }
+        None if !profile.home => return Ok(None),
+        Some(Home::Mount) | None => {
+            let own = facts.account_home.as_deref().map(|own| facts.real(own));
+            if own != Some(facts.real(&at)) {
+                check_source(&at, "$HOME", profile, facts)?;
+            }
+            (at.clone(), Missing::Skip)
+        }
     };
     // A home with `..` or beyond the kernel's limits is no place to mount.
-    Some(Placed {
-        at: InsidePath::new(&at).ok()?,
+    let Ok(at) = InsidePath::new(&at) else {
+        return Ok(None);
+    };
+    Ok(Some(Placed {
+        at,
         what: What::Bind {
             from,
             access: Access::ReadWrite,
             missing,
         },
-    })
-}
-
-fn absolute(path: &Path, facts: &HostFacts) -> PathBuf {
-    match &facts.cwd {
-        Some(cwd) if path.is_relative() => cwd.join(path.strip_prefix("./").unwrap_or(path)),
-        _ => path.to_path_buf(),
-    }
+    }))
 }
 
 fn same_place(path: &Path) -> Option<Placed> {
@@ -72,7 +80,8 @@ pub fn mounts(
             // A job's own directory for temporary files, where the site has one.
             let own = facts.directory_variable("TMPDIR");
             all.extend(
-                own.filter(|path| !shown(&all, path))
+                own.filter(|path| !shown(&all, facts.real(path)))
+                    .filter(|path| check_source(path, "$TMPDIR", profile, facts).is_ok())
                     .and_then(|path| same_place(&path)),
             );
         }
@@ -85,26 +94,36 @@ pub fn mounts(
         })),
     }
     all.extend(home.cloned());
+    let scratch = contract::scratch_directory(profile, facts)?;
+    let filler = contract::Filler {
+        facts,
+        dataset: None,
+        scratch: scratch.as_deref(),
+    };
     for spec in &profile.binds {
         // A site's list fits all its nodes: what one of them lacks is left out there.
-        add(&mut all, spec, facts, true)?;
+        add(&mut all, &filler.mount(spec)?, facts, true)?;
     }
     if profile.cwd
         && let Some(cwd) = facts.cwd.as_ref().filter(|cwd| may_show(cwd, facts))
         && !shown(&all, cwd)
+        && may_see(cwd, profile, facts)
     {
         all.extend(same_place(cwd));
     }
     // The server's files of the process manager, at their own path.
     if let Some(path) = facts.directory_variable("PMIX_SERVER_TMPDIR")
         && !shown(&all, &path)
+        && (facts.pmix_is_slurms || !profile.is_restricted())
     {
         all.extend(same_place(&path));
     }
     for spec in &request.mounts {
         check_bind(spec, profile, facts)?;
-        add(&mut all, spec, facts, false)?;
+        add(&mut all, &real_source(spec, profile, facts), facts, false)?;
     }
+    // What the profile promises is last, so that nothing lies over it.
+    all.extend(contract::mounts(request, profile, facts)?);
     Ok(ordered(all))
 }
 
@@ -145,7 +164,7 @@ fn add(all: &mut Vec<Placed>, spec: &MountSpec, facts: &HostFacts, site: bool) -
             access,
             missing,
         } => {
-            let from = absolute(from, facts);
+            let from = facts.absolute(from);
             let at = match to {
                 Some(to) => to.clone(),
                 None => InsidePath::new(&from)?,
@@ -177,7 +196,7 @@ fn add(all: &mut Vec<Placed>, spec: &MountSpec, facts: &HostFacts, site: bool) -
 /// A user's mount: where it may land, and whether the site allows its source.
 fn check_bind(spec: &MountSpec, profile: &Profile, facts: &HostFacts) -> Result<()> {
     let from = match spec {
-        MountSpec::Bind { from, .. } => Some(absolute(from, facts)),
+        MountSpec::Bind { from, .. } => Some(facts.absolute(from)),
         _ => None,
     };
     let target = match (spec.target(), &from) {
@@ -192,25 +211,59 @@ fn check_bind(spec: &MountSpec, profile: &Profile, facts: &HostFacts) -> Result<
             .hint("choose another target: `SRC:DST`"));
     }
     let Some(from) = from else { return Ok(()) };
-    if profile.user_bind_paths.is_empty() {
+    check_source(&from, "a mount", profile, facts)
+}
+
+/// Where the site limits mounts, what was looked at is what is mounted.
+fn real_source(spec: &MountSpec, profile: &Profile, facts: &HostFacts) -> MountSpec {
+    let mut spec = spec.clone();
+    if profile.is_restricted()
+        && let MountSpec::Bind { from, to, .. } = &mut spec
+    {
+        let asked = facts.absolute(from);
+        if to.is_none() {
+            *to = InsidePath::new(&asked).ok();
+        }
+        *from = facts.real(&asked).to_path_buf();
+    }
+    spec
+}
+
+/// A directory that a user can steer: below his home or where the site allows mounts.
+fn may_see(path: &Path, profile: &Profile, facts: &HostFacts) -> bool {
+    let own = facts.account_home.as_deref().map(|own| facts.real(own));
+    own.is_some_and(|own| facts.real(path).starts_with(own))
+        || check_source(path, "a directory", profile, facts).is_ok()
+}
+
+/// Refuses a source outside of what the site lets users mount, wherever its links lead.
+fn check_source(from: &Path, what: &str, profile: &Profile, facts: &HostFacts) -> Result<()> {
+    if !profile.is_restricted() {
         return Ok(());
     }
-    let real = facts.real_paths.get(&from).unwrap_or(&from);
-    let inside = InsidePath::new(real).ok();
-    let allowed = inside.is_some_and(|path| {
-        let mut paths = profile.user_bind_paths.iter();
-        paths.any(|allowed| path.is_within(allowed))
-    });
-    if allowed {
+    let refused = Error::usage(format!(
+        "mounting `{}` is not allowed here ({what})",
+        from.display()
+    ));
+    if !profile.user_binds && profile.user_bind_paths.is_empty() {
+        return Err(refused.cause(format!(
+            "the profile `{}` allows no mounts of your own (`user_binds`)",
+            profile.name
+        )));
+    }
+    let real = facts.real(from);
+    let allowed = profile.allowed_paths(facts);
+    let plain = InsidePath::new(real).is_ok();
+    if plain
+        && allowed
+            .iter()
+            .any(|path| real.starts_with(facts.real(path)))
+    {
         return Ok(());
     }
-    let list: Vec<String> = profile
-        .user_bind_paths
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    Err(
-        Error::usage(format!("mounting `{}` is not allowed here", from.display()))
-            .cause(format!("the site allows mounts from: {}", list.join(", "))),
-    )
+    Err(refused.cause(format!(
+        "it leads to `{}`; the site allows mounts from: {} (`user_bind_paths`)",
+        real.display(),
+        profile.user_bind_paths.join(", ")
+    )))
 }

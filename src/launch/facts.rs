@@ -4,6 +4,7 @@
 //! few: each one is looked up by every task of every step, so nothing here reads a shared file system unless the request
 //! needs it.
 
+use super::contract::{Project, Words};
 use super::driver::Class;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -33,6 +34,13 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// What bind sources really are, looked up only where the site limits them.
     pub real_paths: BTreeMap<PathBuf, PathBuf>,
+    /// Who runs and for what, looked up only where the profile's mounts say it.
+    pub words: Option<Words>,
+    pub project: Option<Project>,
+    /// The home that the user database gives, looked up only where the site limits mounts.
+    pub account_home: Option<PathBuf>,
+    /// Whether `$PMIX_SERVER_TMPDIR` lies where only root makes directories.
+    pub pmix_is_slurms: bool,
     /// The image's own user files, looked up only where the request needs them.
     pub image_users: Option<ImageUsers>,
 }
@@ -117,6 +125,19 @@ impl HostFacts {
             .iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_os_str())
+    }
+
+    /// A path as the caller means it.
+    pub fn absolute(&self, path: &Path) -> PathBuf {
+        match &self.cwd {
+            Some(cwd) if path.is_relative() => cwd.join(path.strip_prefix("./").unwrap_or(path)),
+            _ => path.to_path_buf(),
+        }
+    }
+
+    /// Where it really is, as far as that was looked up.
+    pub fn real<'a>(&'a self, path: &'a Path) -> &'a Path {
+        self.real_paths.get(path).map_or(path, PathBuf::as_path)
     }
 
     /// A variable that holds an absolute path other than `/`.

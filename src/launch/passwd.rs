@@ -14,6 +14,8 @@ pub struct Account {
     /// Empty when nobody on the host knows the number.
     pub name: String,
     pub gecos: String,
+    /// Empty like the name.
+    pub home: String,
     /// Number and name of the primary and the supplementary groups, as far as known.
     pub groups: Vec<(u32, String)>,
 }
@@ -204,6 +206,7 @@ mod tests {
         Account {
             name: "alice".into(),
             gecos: "Alice A.".into(),
+            home: String::new(),
             groups: vec![(1000, "alice".into()), (5000, "project".into())],
         }
     }
@@ -218,6 +221,7 @@ mod tests {
         let hostile = Account {
             name: "eve:x:0:0\nroot2".into(),
             gecos: "a:b\nc".into(),
+            home: String::new(),
             groups: vec![],
         };
         for (user, account, line) in [

@@ -47,7 +47,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     let network = network(request, &profile, slurm.as_ref())?;
     let dev = request.dev.unwrap_or(profile.dev);
     let capabilities = driver_capabilities(request, record, facts);
-    let home = home(request, &profile, facts);
+    let home = home(request, &profile, facts)?;
     let mounts = mounts(request, &profile, facts, home.as_ref())?;
     let Devices {
         steps: device_steps,

@@ -1,3 +1,4 @@
+use super::super::contract::{self, Project};
 use super::super::facts::{GpuNode, Vendor};
 use super::super::options::apply;
 use super::super::request::Origin;
@@ -176,9 +177,28 @@ fn plans_as_text() {
                 passwd: b"ds:x:1000:1000::/home/ds:/bin/sh\n".to_vec(),
                 group: vec![],
             }),
+            words: Some(contract::Words {
+                user: "alice".into(),
+                group: "staff".into(),
+                home: "/home/alice".into(),
+                job: "17".into(),
+                step: "0".into(),
+            }),
+            project: Some(Project {
+                name: "p01".into(),
+                data: "/safe_data/p01".into(),
+            }),
+            account_home: Some("/home/alice".into()),
             ..facts(&[])
         };
-        let made = plan(&found(), &request(&[]), &config, &image).unwrap();
+        let mut request = match profile {
+            "eucaim" => request(&[("dataset", "d1,d2")]),
+            _ => request(&[]),
+        };
+        if profile == "gef" {
+            (request.mode, request.command) = (Mode::Run, Vec::new());
+        }
+        let made = plan(&found(), &request, &config, &image).unwrap();
         golden(&format!("plan-{profile}"), &made);
     }
 }
@@ -425,6 +445,8 @@ fn where_it_starts() {
         found.record.config.workdir = workdir.into();
         let mut config = Config::default();
         config.launch.profile = profile.into();
+        let any = config.profile.entry("gef".into()).or_default();
+        any.command = Some("any".into());
         let start = plan(&found, &request(pairs), &config, &facts(&[]))
             .unwrap()
             .directory;
@@ -496,64 +518,6 @@ fn no_network_and_more_than_one_node_exclude_each_other() {
 }
 
 #[test]
-fn policies() {
-    let facts = HostFacts {
-        real_paths: [("/scratch/link".into(), "/etc".into())].into(),
-        ..facts(&[])
-    };
-    let refused = |site: &str, pairs: &[(&str, &str)]| {
-        let config = Config::parse(site).unwrap();
-        plan(&found(), &request(pairs), &config, &facts)
-            .err()
-            .map(|error| error.to_string())
-    };
-    let paths = "[profile.hpc]\nuser_bind_paths = [\"/scratch\"]\n";
-    for (site, pairs, part) in [
-        (paths, &[("bind", "/scratch/a")][..], ""),
-        (
-            paths,
-            &[("bind", "/scratch2/a")],
-            "mounting `/scratch2/a` is not allowed here",
-        ),
-        (
-            paths,
-            &[("bind", "/scratch/link")],
-            "mounting `/scratch/link` is not allowed here",
-        ),
-        (paths, &[("mount", "type=tmpfs,dst=/t")], ""),
-        (
-            "[launch]\nimages = [\"docker://docker.io/library/ubuntu\"]\n",
-            &[],
-            "",
-        ),
-        (
-            "[launch]\nimages = [\"docker://docker.io/library/\"]\n",
-            &[],
-            "",
-        ),
-        (
-            "[launch]\nimages = [\"docker://docker.io/library/ubun\"]\n",
-            &[],
-            "is not allowed here",
-        ),
-        (
-            "[profile.hpc]\nuser_binds = false\n",
-            &[("bind", "/etc:/x")],
-            "`user_binds`",
-        ),
-    ] {
-        let error = refused(site, pairs);
-        match part {
-            "" => assert_eq!(error, None, "{site} {pairs:?}"),
-            part => assert!(
-                error.as_ref().is_some_and(|e| e.contains(part)),
-                "{error:?}"
-            ),
-        }
-    }
-}
-
-#[test]
 fn tasks_of_a_step_agree_whatever_they_run() {
     let step = |rank: &str| {
         facts(&[
@@ -602,3 +566,6 @@ fn descriptors_that_stay() {
         assert_eq!(keep_fds(&environment(value), &argv(words)), expected);
     }
 }
+
+#[path = "plan_policy_tests.rs"]
+mod policy;

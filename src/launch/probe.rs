@@ -14,7 +14,6 @@ pub use driver::driver;
 use super::devices;
 use super::facts::{GpuNode, HostFacts, ImageUsers, Vendor};
 use super::identity;
-use super::mounts::MountSpec;
 use super::passwd::Account;
 use super::profile::Profile;
 use super::request::{EnvRule, Gpu, Request};
@@ -28,6 +27,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+mod project;
+
+pub use project::{group_names, look, words};
 
 /// A file of variables may have this much; see `environment.rs`.
 const MAX_FILE: u64 = (4 << 20) + 1;
@@ -56,19 +59,7 @@ pub fn facts(request: &Request, profile: &Profile, config: &Config) -> Result<Ho
             facts.files.insert(path.clone(), read(path, MAX_FILE)?);
         }
     }
-    if !profile.user_bind_paths.is_empty() {
-        for spec in &request.mounts {
-            if let MountSpec::Bind { from, .. } = spec {
-                let from = match &facts.cwd {
-                    Some(cwd) => cwd.join(from.strip_prefix("./").unwrap_or(from)),
-                    None => from.clone(),
-                };
-                if let Ok(real) = from.canonicalize() {
-                    facts.real_paths.insert(from, real);
-                }
-            }
-        }
-    }
+    look(&mut facts, request, profile)?;
     Ok(facts)
 }
 
@@ -219,6 +210,7 @@ pub fn account(uid: u32, groups: &[u32]) -> Account {
     Account {
         name: user.map(|line| field(line, 0)).unwrap_or_default(),
         gecos: user.map(|line| field(line, 4)).unwrap_or_default(),
+        home: user.map(|line| field(line, 5)).unwrap_or_default(),
         groups: groups
             .iter()
             .filter_map(|gid| Some((*gid, field(find(&names, *gid)?, 0))))

@@ -1,18 +1,29 @@
 //! Profiles: what a request leaves open, and what it may not ask for.
 //!
 //! The systems that carrack serves contradict each other (who one is inside, whether the home is there), so there is one
-//! engine and a set of rules for each. A site changes rules key by key; a key that it marks final cannot be overridden by
-//! an option. What this cannot do: stop a person from running another tool.
+//! engine and a set of rules for each. A site changes rules key by key. An option that asks for something else than a key
+//! that is final or `locked` says is refused, whatever door it came through; asking for what is so anyway is no offence.
+//! The same is asked twice: when a job is made, and on the node. What this cannot do: stop a person from running another
+//! tool.
 
+mod built_in;
+
+use super::contract::words_of;
 use super::environment::Addition;
+use super::facts::HostFacts;
 use super::inside::InsidePath;
 use super::mounts::{MountSpec, parse_size};
 use super::options::{OPTIONS, id_choice};
-use super::request::{Dev, Gpu, IdChoice, Inherit, NetworkChoice, Request, RootAccess, Tmp};
-use crate::config::{Config, Rules, nearest};
+use super::request::{
+    Dev, Entrypoint, Gpu, Home, IdChoice, Inherit, Mode, NetworkChoice, Request, RootAccess, Tmp,
+};
+use super::step::Access;
+use crate::config::{Config, DataAccess, PROFILES, Rules, covers, nearest};
 use crate::error::{Error, Result};
-use std::collections::BTreeSet;
+use built_in::built_in;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 /// How deep profiles may be based on one another; deeper is a circle.
 const MAX_DEPTH: usize = 8;
@@ -21,10 +32,12 @@ const MAX_DEPTH: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     pub name: String,
+    /// The profile and what it is based on, nearest first, each with the keys that it sets itself.
+    chain: Vec<Link>,
     pub binds: Vec<MountSpec>,
     pub user_binds: bool,
     /// Empty: from anywhere.
-    pub user_bind_paths: Vec<InsidePath>,
+    pub user_bind_paths: Vec<String>,
     pub home: bool,
     pub cwd: bool,
     pub tmp: Tmp,
@@ -35,44 +48,93 @@ pub struct Profile {
     pub dev: Dev,
     pub inherit: Inherit,
     pub interactive: bool,
+    pub command: Commands,
     pub additions: Vec<Addition>,
+    pub project_data: Option<MountSpec>,
+    pub datasets: Option<MountSpec>,
+    pub outputs: Option<MountSpec>,
+    pub scratch: Option<MountSpec>,
+    /// sbatch options of jobs that do not give them.
+    pub job: BTreeMap<String, String>,
+    pub max_time: Option<String>,
+    pub project_prefixes: Vec<String>,
+    pub project_override: Option<String>,
+    pub project_access: BTreeMap<String, Access>,
+    locked: BTreeSet<String>,
     deny: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Link {
+    name: String,
+    keys: BTreeSet<String>,
+}
+
+/// What may be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commands {
+    Any,
+    /// The image's entrypoint, with arguments.
+    Arguments,
+    /// What the image does by itself.
+    Image,
 }
 
 impl Profile {
     /// The rules for a request: its profile, or the site's.
     pub fn choose(config: &Config, request: &Request) -> Result<Profile> {
-        let name = match &request.profile {
-            Some(name) if *name != config.launch.profile && !config.launch.choose_profile => {
-                return Err(policy(&format!("the profile `{name}`")).cause(format!(
-                    "the site uses `{}` for everybody",
-                    config.launch.profile
-                )));
-            }
-            Some(name) => name,
-            None => &config.launch.profile,
+        let launch = &config.launch;
+        let Some(name) = &request.profile else {
+            return Profile::named(config, &launch.profile);
         };
+        if *name != launch.profile && !launch.choose_profile {
+            return Err(policy(&format!("the profile `{name}`")).cause(format!(
+                "the site uses `{}` for everybody (`launch.choose_profile`)",
+                launch.profile
+            )));
+        }
+        let offered = launch.profiles.is_empty() || launch.profiles.contains(name);
+        if *name != launch.profile && !offered {
+            return Err(policy(&format!("the profile `{name}`")).cause(format!(
+                "the site offers: {} (`launch.profiles`)",
+                launch.profiles.join(", ")
+            )));
+        }
+        Profile::named(config, name)
+    }
+
+    /// The rules of a profile by its name.
+    pub fn named(config: &Config, name: &str) -> Result<Profile> {
         let mut rules = Rules::default();
-        collect(config, name, 0, &mut rules)?;
-        Profile::complete(name, rules)
+        let mut chain = Vec::new();
+        collect(config, name, &mut chain, &mut rules)?;
+        Profile::complete(config, chain, rules)
             .map_err(|error| error.while_doing(format!("cannot use the profile `{name}`")))
     }
 
-    fn complete(name: &str, rules: Rules) -> Result<Profile> {
-        let wrong = |key: &str, value: &str| {
-            Error::usage(format!("`{value}` is not a value for `{key}`"))
-                .hint(format!("correct `[profile.{name}]` in the site file"))
-        };
-        let text = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.into());
-        let tmp = text(rules.tmp, "host");
-        let writable = text(rules.writable, "false");
-        let id = text(rules.id, "keep");
-        let network = text(rules.network, "host");
-        let gpu = text(rules.gpu, "auto");
-        let dev = text(rules.dev, "full");
+    fn complete(config: &Config, chain: Vec<Link>, rules: Rules) -> Result<Profile> {
+        let name = chain
+            .first()
+            .map(|link| link.name.clone())
+            .unwrap_or_default();
+        let read = Reader { profile: &name };
+        let paths = rules.user_bind_paths.unwrap_or_default();
+        for path in &paths {
+            words_of(path)?;
+        }
+        let locked: BTreeSet<String> = rules.locked.into_iter().flatten().collect();
+        for key in &locked {
+            read.known("locked", key, LOCKABLE)?;
+        }
+        let deny: BTreeSet<String> = rules.deny.into_iter().flatten().collect();
+        for option in &deny {
+            let names: Vec<&str> = OPTIONS.iter().map(|option| option.name).collect();
+            read.known("deny", option, &names)?;
+        }
+        let writable = rules.writable.as_deref().unwrap_or("false");
         let mut additions: Vec<Addition> = Vec::new();
         additions.extend(rules.env_unset.into_iter().flatten().map(Addition::Unset));
-        let pairs = |table: Option<std::collections::BTreeMap<String, String>>| {
+        let pairs = |table: Option<BTreeMap<String, String>>| {
             table
                 .into_iter()
                 .flatten()
@@ -82,53 +144,78 @@ impl Profile {
         additions.extend(pairs(rules.env_prepend).map(|(k, v)| Addition::Prepend(k, v)));
         additions.extend(pairs(rules.env_append).map(|(k, v)| Addition::Append(k, v)));
         let binds = rules.binds.unwrap_or_default();
-        let paths = rules.user_bind_paths.unwrap_or_default();
+        let access = |(name, access): (&String, &DataAccess)| {
+            let access = match access {
+                DataAccess::ReadOnly => Access::ReadOnly,
+                DataAccess::ReadWrite => Access::ReadWrite,
+            };
+            (name.clone(), access)
+        };
         Ok(Profile {
-            name: name.to_string(),
             binds: binds
                 .iter()
-                .map(|word| MountSpec::parse(OsStr::new(word)))
+                .map(|word| read.mount("binds", word, &[], &["dataset"]))
                 .collect::<Result<_>>()?,
             user_binds: rules.user_binds.unwrap_or(true),
-            user_bind_paths: paths.iter().map(InsidePath::new).collect::<Result<_>>()?,
+            user_bind_paths: paths,
             home: rules.home.unwrap_or(true),
             cwd: rules.cwd.unwrap_or(true),
-            tmp: match tmp.as_str() {
-                "host" => Tmp::Host,
-                "private" => Tmp::Private,
-                _ => return Err(wrong("tmp", &tmp)),
-            },
-            root: match writable.as_str() {
+            tmp: read.one_of(
+                "tmp",
+                rules.tmp,
+                &[("host", Tmp::Host), ("private", Tmp::Private)],
+            )?,
+            root: match writable {
                 "false" => RootAccess::ReadOnly,
                 "true" => RootAccess::Writable { size: None },
                 size => RootAccess::Writable {
-                    size: Some(parse_size(size).map_err(|_| wrong("writable", size))?),
+                    size: Some(parse_size(size).map_err(|_| read.wrong("writable", size))?),
                 },
             },
-            id: id_choice(&id)?,
-            network: match network.as_str() {
-                "host" => NetworkChoice::Host,
-                "none" => NetworkChoice::None,
-                _ => return Err(wrong("network", &network)),
-            },
-            gpu: match gpu.as_str() {
-                "auto" => Gpu::Auto,
-                "none" => Gpu::None,
-                "all" => Gpu::All,
-                _ => return Err(wrong("gpu", &gpu)),
-            },
-            dev: match dev.as_str() {
-                "full" => Dev::Full,
-                "minimal" => Dev::Minimal,
-                _ => return Err(wrong("dev", &dev)),
-            },
+            id: id_choice(rules.id.as_deref().unwrap_or("keep"))?,
+            network: read.one_of(
+                "network",
+                rules.network,
+                &[("host", NetworkChoice::Host), ("none", NetworkChoice::None)],
+            )?,
+            gpu: read.one_of(
+                "gpu",
+                rules.gpu,
+                &[("auto", Gpu::Auto), ("none", Gpu::None), ("all", Gpu::All)],
+            )?,
+            dev: read.one_of(
+                "dev",
+                rules.dev,
+                &[("full", Dev::Full), ("minimal", Dev::Minimal)],
+            )?,
             inherit: match rules.environment {
                 Some(false) => Inherit::Clean,
                 _ => Inherit::Pass,
             },
             interactive: rules.interactive.unwrap_or(true),
+            command: read.one_of(
+                "command",
+                rules.command,
+                &[
+                    ("any", Commands::Any),
+                    ("arguments", Commands::Arguments),
+                    ("image", Commands::Image),
+                ],
+            )?,
             additions,
-            deny: rules.deny.into_iter().flatten().collect(),
+            project_data: read.optional("project_data", rules.project_data, "project")?,
+            datasets: read.optional("datasets", rules.datasets, "dataset")?,
+            outputs: read.optional("outputs", rules.outputs, "job")?,
+            scratch: read.optional("scratch", rules.scratch, "job")?,
+            job: rules.job.unwrap_or_default(),
+            max_time: rules.max_time,
+            project_prefixes: config.projects.prefixes.clone(),
+            project_override: config.projects.own_choice.clone(),
+            project_access: config.projects.access.iter().map(access).collect(),
+            locked,
+            deny,
+            name,
+            chain,
         })
     }
 
@@ -138,14 +225,18 @@ impl Profile {
             let Some(spec) = OPTIONS.iter().find(|spec| spec.name == *option) else {
                 continue;
             };
-            let denied = self.deny.contains(*option);
-            let fixed = rule_of(option).is_some_and(|key| {
-                let dotted = format!("profile.{}.{key}", self.name);
-                config.fixed.iter().any(|fixed| covers(fixed, &dotted))
-            });
-            if denied || fixed {
-                return Err(policy(&origin.spell(spec))
-                    .cause(format!("the site fixed it in the profile `{}`", self.name)));
+            let refused = |why: String| Err(policy(&origin.spell(spec)).cause(why));
+            if self.deny.contains(*option) {
+                return refused(format!(
+                    "the profile `{}` denies the option `{option}` (`profile.{}.deny`)",
+                    self.name, self.name
+                ));
+            }
+            let Some(key) = rule_of(option).filter(|key| self.differs(key, request)) else {
+                continue;
+            };
+            if let Some(why) = self.fixed(config, key) {
+                return refused(why);
             }
         }
         if !self.user_binds
@@ -156,14 +247,235 @@ impl Profile {
                 self.name
             )));
         }
-        Ok(())
+        if request.mode == Mode::Shell && !self.interactive {
+            return Err(self.nobody_enters());
+        }
+        self.check_command(request)
+    }
+
+    pub fn nobody_enters(&self) -> Error {
+        Error::usage("nobody may enter an image here").cause(format!(
+            "the profile `{}` says so (`interactive`)",
+            self.name
+        ))
+    }
+
+    fn check_command(&self, request: &Request) -> Result<()> {
+        let own_entrypoint = match (&request.entrypoint, request.mode) {
+            (None, mode) => mode != Mode::Run,
+            (Some(entrypoint), _) => *entrypoint != Entrypoint::Image,
+        };
+        let refused = match self.command {
+            Commands::Any => false,
+            Commands::Arguments => own_entrypoint,
+            Commands::Image => own_entrypoint || !request.command.is_empty(),
+        };
+        if !refused {
+            return Ok(());
+        }
+        let error = policy("a command of your own");
+        Err(match self.command {
+            Commands::Arguments => error
+                .cause(format!(
+                    "the profile `{}` starts the image's entrypoint (`command`)",
+                    self.name
+                ))
+                .hint("`carrack run IMAGE ARGUMENT…` gives it arguments"),
+            _ => error
+                .cause(format!(
+                    "the profile `{}` starts what the image does by itself (`command`)",
+                    self.name
+                ))
+                .hint("`carrack run IMAGE` starts it"),
+        })
+    }
+
+    /// Why a key cannot be changed by options, if it cannot.
+    fn fixed(&self, config: &Config, key: &str) -> Option<String> {
+        for Link { name, keys } in &self.chain {
+            let dotted = format!("profile.{name}.{key}");
+            if config.fixed.iter().any(|fixed| covers(fixed, &dotted)) {
+                return Some(format!("`{dotted}` is final"));
+            }
+            // What the site says nearer is its own answer; users cannot base theirs on a final key.
+            if keys.contains(key) {
+                break;
+            }
+        }
+        self.locked.contains(key).then(|| {
+            format!(
+                "the profile `{}` locks `{key}` (`profile.{}.locked`)",
+                self.name, self.name
+            )
+        })
+    }
+
+    /// Whether a request asks for something else than the rule says.
+    fn differs(&self, key: &str, request: &Request) -> bool {
+        match key {
+            "home" => match &request.home {
+                Some(Home::Mount) => !self.home,
+                Some(Home::Hide) => self.home,
+                Some(Home::MountFrom(_)) => true,
+                None => false,
+            },
+            "tmp" => request.tmp.is_some_and(|asked| asked != self.tmp),
+            "writable" => request.root.is_some_and(|asked| asked != self.root),
+            "id" => request.id.as_ref().is_some_and(|asked| *asked != self.id),
+            "network" => request.network.is_some_and(|asked| asked != self.network),
+            "gpu" => request.gpu.is_some_and(|asked| asked != self.gpu),
+            "dev" => request.dev.is_some_and(|asked| asked != self.dev),
+            "environment" => request.inherit.is_some_and(|asked| asked != self.inherit),
+            _ => true,
+        }
+    }
+
+    /// Whether mounts are limited, so that nothing that a user can steer is mounted unseen.
+    pub fn is_restricted(&self) -> bool {
+        !self.user_binds || !self.user_bind_paths.is_empty()
+    }
+
+    /// Whether any mount has words to fill in.
+    pub fn has_words(&self) -> bool {
+        let special = [
+            &self.project_data,
+            &self.datasets,
+            &self.outputs,
+            &self.scratch,
+        ];
+        let has = |spec: &MountSpec| {
+            let from = match spec {
+                MountSpec::Bind { from, .. } => from.to_string_lossy().contains('{'),
+                _ => false,
+            };
+            from || spec.target().is_some_and(|at| at.to_string().contains('{'))
+        };
+        special.into_iter().flatten().chain(&self.binds).any(has)
+            || self.user_bind_paths.iter().any(|path| path.contains('{'))
+    }
+
+    /// The directories that users may mount from, with their words filled in; one that cannot be filled in allows nothing.
+    pub fn allowed_paths(&self, facts: &HostFacts) -> Vec<PathBuf> {
+        let filler = super::contract::Filler {
+            facts,
+            dataset: None,
+            scratch: None,
+        };
+        let filled = self
+            .user_bind_paths
+            .iter()
+            .filter_map(|path| filler.fill(path).ok());
+        filled
+            .filter_map(|path| Some(InsidePath::new(path).ok()?.as_path().to_path_buf()))
+            .collect()
+    }
+
+    pub fn project_is_writable(&self, project: &str) -> bool {
+        let own = self.project_access.get(project).copied();
+        let general = match &self.project_data {
+            Some(MountSpec::Bind { access, .. }) => Some(*access),
+            _ => None,
+        };
+        own.or(general) == Some(Access::ReadWrite)
     }
 }
+
+/// Reads the values of a profile's keys.
+struct Reader<'a> {
+    profile: &'a str,
+}
+
+impl Reader<'_> {
+    fn wrong(&self, key: &str, value: &str) -> Error {
+        Error::usage(format!("`{value}` is not a value for `{key}`")).hint(format!(
+            "correct `[profile.{}]` in the site file",
+            self.profile
+        ))
+    }
+
+    /// The first is the default.
+    fn one_of<T: Copy>(&self, key: &str, value: Option<String>, known: &[(&str, T)]) -> Result<T> {
+        let word = match (&value, known) {
+            (Some(word), _) => word.as_str(),
+            (None, [(first, _), ..]) => first,
+            (None, []) => "",
+        };
+        match known.iter().find(|(name, _)| *name == word) {
+            Some((_, value)) => Ok(*value),
+            None => {
+                let words: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                Err(self
+                    .wrong(key, word)
+                    .cause(format!("it is one of: {}", words.join(", "))))
+            }
+        }
+    }
+
+    fn known(&self, key: &str, word: &str, known: &[&str]) -> Result<()> {
+        if known.contains(&word) {
+            return Ok(());
+        }
+        let error = self.wrong(key, word);
+        Err(match nearest(word, known.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.cause(format!("it is one of: {}", known.join(", "))),
+        })
+    }
+
+    /// A mount whose words are known; `wanted` ones must be there, `banned` ones not.
+    fn mount(&self, key: &str, text: &str, wanted: &[&str], banned: &[&str]) -> Result<MountSpec> {
+        let words = words_of(text)?;
+        let spec = MountSpec::parse(OsStr::new(text))?;
+        let from = match &spec {
+            MountSpec::Bind { from, .. } => from.to_string_lossy().into_owned(),
+            _ => String::new(),
+        };
+        if let Some(missing) = wanted
+            .iter()
+            .find(|word| !from.contains(&format!("{{{word}}}")))
+        {
+            return Err(self
+                .wrong(key, text)
+                .cause(format!("its source needs `{{{missing}}}`")));
+        }
+        if let Some(word) = banned.iter().find(|word| words.contains(word)) {
+            return Err(self
+                .wrong(key, text)
+                .cause(format!("`{{{word}}}` has no meaning there")));
+        }
+        Ok(spec)
+    }
+
+    /// An empty text takes back what the base says.
+    fn optional(&self, key: &str, text: Option<String>, word: &str) -> Result<Option<MountSpec>> {
+        let text = text.filter(|text| !text.is_empty());
+        let banned: &[&str] = if word == "dataset" { &[] } else { &["dataset"] };
+        text.map(|text| self.mount(key, &text, &[word], banned))
+            .transpose()
+    }
+}
+
+/// Keys that options change.
+const LOCKABLE: &[&str] = &[
+    "home",
+    "cwd",
+    "tmp",
+    "writable",
+    "id",
+    "network",
+    "gpu",
+    "dev",
+    "environment",
+    "user_binds",
+    "interactive",
+    "command",
+];
 
 /// The rule that an option would override.
 fn rule_of(option: &str) -> Option<&str> {
     Some(match option {
         "home" | "tmp" | "writable" | "id" | "network" | "gpu" | "dev" => option,
+        "read-only" => "writable",
         "remap-root" => "id",
         "unshare" => "network",
         "clean-env" => "environment",
@@ -172,23 +484,18 @@ fn rule_of(option: &str) -> Option<&str> {
     })
 }
 
-/// Whether a `final` entry names the key or a section that it is in.
-fn covers(fixed: &str, key: &str) -> bool {
-    key.strip_prefix(fixed)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
 fn policy(what: &str) -> Error {
-    Error::usage(format!("{what} is not allowed here"))
-        .hint("`carrack config show` prints the site's settings; ask the site's administrators")
+    Error::usage(format!("{what} is not allowed here")).hint(
+        "`carrack config show --origin` prints the site's settings; ask the site's administrators",
+    )
 }
 
 /// Lays a profile over what it is based on; what is already set in `rules` is nearer and stays.
-fn collect(config: &Config, name: &str, depth: usize, rules: &mut Rules) -> Result<()> {
+fn collect(config: &Config, name: &str, chain: &mut Vec<Link>, rules: &mut Rules) -> Result<()> {
     let site = config.profile.get(name);
     let built_in = built_in(name);
     if site.is_none() && built_in.is_none() {
-        let known = BUILT_IN
+        let known = PROFILES
             .iter()
             .copied()
             .chain(config.profile.keys().map(String::as_str));
@@ -198,15 +505,28 @@ fn collect(config: &Config, name: &str, depth: usize, rules: &mut Rules) -> Resu
             None => error.hint(format!("known: {}", known.collect::<Vec<_>>().join(", "))),
         });
     }
-    if depth > MAX_DEPTH {
+    if chain.len() > MAX_DEPTH {
         return Err(Error::usage(format!("profile `{name}` is based on itself")));
     }
-    let base = site.and_then(|rules| rules.base.clone());
+    let keys = |rules: &Rules| match serde_json::to_value(rules) {
+        Ok(serde_json::Value::Object(keys)) => keys.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
+    };
+    chain.push(Link {
+        name: name.to_string(),
+        keys: [site, built_in.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(keys)
+            .collect(),
+    });
+    let base_of = |rules: Option<&Rules>| rules.and_then(|rules| rules.base.clone());
+    let base = base_of(site).or_else(|| base_of(built_in.as_ref()));
     for layer in [site.cloned(), built_in].into_iter().flatten() {
         fill(rules, layer);
     }
     match base {
-        Some(base) if base != name => collect(config, &base, depth + 1, rules),
+        Some(base) if base != name => collect(config, &base, chain, rules),
         _ => Ok(()),
     }
 }
@@ -216,126 +536,8 @@ fn fill(rules: &mut Rules, layer: Rules) {
         ($($field:ident)*) => { $(if rules.$field.is_none() { rules.$field = layer.$field; })* };
     }
     fill!(binds user_binds user_bind_paths home cwd tmp writable id network gpu dev environment interactive env env_unset
-          env_prepend env_append deny);
-}
-
-const BUILT_IN: [&str; 4] = ["hpc", "ces", "eucaim", "gef"];
-
-fn built_in(name: &str) -> Option<Rules> {
-    let shut = Rules {
-        home: Some(false),
-        cwd: Some(false),
-        tmp: Some("private".into()),
-        writable: Some("true".into()),
-        environment: Some(false),
-        ..Rules::default()
-    };
-    Some(match name {
-        // Everything as on the node: what MPI and GPU programs expect.
-        "hpc" => Rules::default(),
-        // Safe haven: data in and out through given directories only, no network, nobody looks in.
-        "ces" => Rules {
-            id: Some("root".into()),
-            network: Some("none".into()),
-            interactive: Some(false),
-            ..shut
-        },
-        // Always the user 1000 that the images are made for, whatever they say.
-        "eucaim" => Rules {
-            id: Some("1000:1000".into()),
-            network: Some("none".into()),
-            user_binds: Some(false),
-            ..shut
-        },
-        // As docker would run it.
-        "gef" => Rules {
-            id: Some("image".into()),
-            user_binds: Some(false),
-            ..shut
-        },
-        _ => return None,
-    })
+          env_prepend env_append project_data datasets outputs scratch command job max_time locked deny);
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::options::apply;
-    use super::super::request::Origin;
-    use super::*;
-
-    fn config(text: &str) -> Config {
-        Config::parse(text).unwrap()
-    }
-
-    fn request(pairs: &[(&str, &str)]) -> Request {
-        let mut request = Request::default();
-        let pairs = pairs.iter().map(|(name, value)| (*name, value.into()));
-        apply(&mut request, &Origin::Flag, pairs).unwrap();
-        request
-    }
-
-    #[test]
-    fn site_changes_and_new_profiles() {
-        let config = config(
-            "[profile.hpc]\ntmp = \"private\"\nbinds = [\"/work\"]\n\
-             [profile.ml]\nbase = \"hpc\"\ngpu = \"all\"\n[profile.round]\nbase = \"robin\"\n\
-             [profile.robin]\nbase = \"round\"\n[profile.broken]\nid = \"ds\"\n",
-        );
-        let get = |name: &str| Profile::choose(&config, &request(&[("profile", name)]));
-        let ml = get("ml").unwrap();
-        assert_eq!(
-            (ml.tmp, ml.gpu, ml.binds.len(), ml.home),
-            (Tmp::Private, Gpu::All, 1, true)
-        );
-        let ces = get("ces").unwrap();
-        assert_eq!(
-            (ces.id, ces.network, ces.home),
-            (IdChoice::Root, NetworkChoice::None, false)
-        );
-        for (name, part) in [
-            ("mll", "did you mean `ml`?"),
-            ("round", "is based on itself"),
-            ("broken", "cannot appear as `ds`"),
-        ] {
-            let text = get(name).unwrap_err().to_string();
-            assert!(text.contains(part), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_the_site_fixed_cannot_be_asked_for() {
-        let plain = "";
-        let fixed = "final = [\"profile.hpc.network\"]\n[profile.hpc]\nnetwork = \"none\"\n";
-        let section = "final = [\"profile\"]\n";
-        let deny = "[profile.hpc]\ndeny = [\"device\"]\n";
-        let shut = "[profile.hpc]\nuser_binds = false\n";
-        let one = "[launch]\nchoose_profile = false\n";
-        for (site, pairs, refused) in [
-            (plain, &[("network", "host")][..], false),
-            (fixed, &[("network", "host")], true),
-            (fixed, &[("unshare", "net")], true),
-            (fixed, &[("tmp", "private")], false),
-            (section, &[("tmp", "private")], true),
-            (section, &[("workdir", "/x")], false),
-            (deny, &[("device", "/dev/x")], true),
-            (shut, &[("bind", "/x")], true),
-            (shut, &[("mount", "type=tmpfs,dst=/x")], true),
-            (shut, &[], false),
-            (one, &[("profile", "ces")], true),
-            (one, &[("profile", "hpc")], false),
-        ] {
-            let (config, request) = (config(site), request(pairs));
-            let result = Profile::choose(&config, &request)
-                .and_then(|profile| profile.check(&config, &request));
-            assert_eq!(result.is_err(), refused, "{site} {pairs:?}");
-        }
-    }
-
-    #[test]
-    fn a_key_is_covered_by_its_sections_only() {
-        assert!(covers("profile", "profile.hpc.id"));
-        assert!(covers("profile.hpc", "profile.hpc.id"));
-        assert!(covers("profile.hpc.id", "profile.hpc.id"));
-        assert!(!covers("profile.h", "profile.hpc.id"));
-    }
-}
+mod tests;

@@ -34,6 +34,10 @@ pub struct Request {
     pub name: Option<String>,
     pub dev: Option<Dev>,
     pub profile: Option<String>,
+    /// The project whose data is meant; one of the user's own.
+    pub project: Option<String>,
+    /// Ids of datasets to show, where the profile has them.
+    pub datasets: Vec<String>,
     /// EDF files or names, loaded by the front before it applies the other doors.
     pub environments: Vec<String>,
     /// Which options were set, and by which door last: for policy and messages.

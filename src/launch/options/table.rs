@@ -1,7 +1,8 @@
 //! The rows of the option table.
 
 use super::{OptionSpec, Shape, Split, Value, choice, device, env_rule, id_choice, os, path, text};
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::launch::contract::is_plain;
 use crate::launch::inside::InsidePath;
 use crate::launch::mounts::{MountSpec, parse_size};
 use crate::launch::request::{
@@ -371,6 +372,36 @@ pub static OPTIONS: &[OptionSpec] = &[
         ..PLAIN
     },
     OptionSpec {
+        name: "project",
+        variable: "CARRACK_PROJECT",
+        key: "project",
+        shape: Shape::Value("NAME"),
+        help: "Work for this project of yours [default: the first one whose data is there]",
+        set: |request, value| {
+            request.project = Some(plain(value)?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
+        name: "dataset",
+        variable: "CARRACK_DATASET",
+        key: "datasets",
+        shape: Shape::Value("ID[,ID]"),
+        split: Split::Commas,
+        help: "Show these datasets where the profile says, read-only unless it says otherwise",
+        set: |request, value| {
+            for id in text(value)?.split(',').filter(|id| !id.is_empty()) {
+                let id = plain(Value::Text(id.as_ref()))?;
+                if !request.datasets.contains(&id) {
+                    request.datasets.push(id);
+                }
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
         name: "environment",
         variable: "CARRACK_ENVIRONMENT",
         key: "base_environment",
@@ -385,6 +416,16 @@ pub static OPTIONS: &[OptionSpec] = &[
         ..PLAIN
     },
 ];
+
+fn plain(value: Value<'_>) -> Result<String> {
+    let name = text(value)?;
+    if is_plain(name) {
+        return Ok(name.to_string());
+    }
+    Err(Error::usage(format!("`{name}` is no plain name")).cause(
+        "a name in a path has letters, digits, `_`, `.`, `+`, `@` and `-`, and no dot in front",
+    ))
+}
 
 const PLAIN: OptionSpec = OptionSpec {
     name: "",
