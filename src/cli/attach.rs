@@ -4,13 +4,15 @@ use super::LaunchCommon;
 use super::starting::{Voice, find};
 use crate::error::{Error, Result};
 use crate::launch::capsule::{Running, running};
+use crate::launch::devices;
 use crate::launch::environment::{Sources, merge};
 use crate::launch::execute;
 use crate::launch::inside::InsidePath;
 use crate::launch::probe;
 use crate::launch::profile::Profile;
 use crate::launch::request::{Inherit, Request};
-use crate::launch::step::{Identity, Network, Plan, StartDirectory};
+use crate::launch::step::{Identity, Network, Plan, StartDirectory, Step};
+use carrack_slurm::step::Step as SlurmStep;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 /// For a job on another node: `srun --overlap --jobid=JOB --pty carrack attach JOB`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Job, JOB.STEP or capsule name; needed only if there are several
+    /// JOB, JOB.STEP, what `--list` shows, or a capsule's name; needed only if there are several
     which: Option<String>,
     /// What to start [default: a shell]
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
@@ -36,7 +38,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if args.list {
         let lines: String = all
             .iter()
-            .map(|one| format!("{}\n", describe(one)))
+            .map(|one| format!("{}\n", describe(one, &all)))
             .collect();
         super::output::print(&crate::error::printable(&lines))?;
         return Ok(ExitCode::SUCCESS);
@@ -53,18 +55,25 @@ pub fn run(args: Args) -> Result<ExitCode> {
         );
     }
     let chosen = choose(all, args.which.as_deref())?;
-    // The image's own variables, where the store still knows the image.
-    let record = find(&chosen.description.image, &settings, &args.common, true)
+    // The image's own variables, where the store still has the image. By its file: the name may have moved on.
+    let file = chosen.description.file.to_string_lossy();
+    let record = find(&file, &settings, &args.common, true)
         .map(|found| found.record)
         .unwrap_or_default();
-    let facts = probe::caller();
+    let mut facts = probe::caller();
+    facts.gpus = probe::gpus();
+    let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
+    // As for any other task of the step: only GPUs that this process was given.
+    let devices = devices::devices(profile.gpu, profile.dev, &[], &facts, slurm.as_ref())?;
+    let restrictions = [devices.steps, devices.task_steps].concat();
+    let left_out = |step: &Step| matches!(step, Step::LeaveOut(_));
     let environment = merge(&Sources {
         facts: &facts,
         inherit: Inherit::Pass,
         image: &record.config.env,
         additions: &profile.additions,
         rules: &[],
-        fixed: &[],
+        fixed: &devices.fixed,
     })?;
     let mut argv = args.command;
     if argv.is_empty() {
@@ -88,7 +97,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         },
         network: Network::Host,
         steps: Vec::new(),
-        task_steps: Vec::new(),
+        task_steps: restrictions.into_iter().filter(left_out).collect(),
         environment,
         directory: StartDirectory {
             candidates: cwd.into_iter().chain([InsidePath::fixed("/")]).collect(),
@@ -101,33 +110,55 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Err(execute::attach(&chosen, &plan, &Voice::of(&args.common)))
 }
 
-fn describe(one: &Running) -> String {
-    format!("{}.{}  {}", one.job, one.scope, one.description.image)
+/// What names this capsule and no other of them.
+fn id(one: &Running, all: &[Running]) -> String {
+    let step = one.scope.split('-').next().unwrap_or_default();
+    let name = format!("{}.{step}", one.job);
+    let same = |other: &&Running| other.job == one.job && other.scope == one.scope;
+    match all.iter().filter(same).count() {
+        0 | 1 => name,
+        _ => format!("{name}.{}", one.hash.get(..6).unwrap_or(&one.hash)),
+    }
+}
+
+fn describe(one: &Running, all: &[Running]) -> String {
+    format!("{}  {}", id(one, all), one.description.image)
 }
 
 fn choose(all: Vec<Running>, which: Option<&str>) -> Result<Running> {
-    let wanted = |one: &Running| {
+    let wanted = |one: &&Running| {
         let Some(which) = which else { return true };
         let step = one.scope.split('-').next().unwrap_or_default();
         one.job == which
             || format!("{}.{step}", one.job) == which
+            || id(one, &all) == which
             || one.scope.strip_prefix("name=") == Some(which)
     };
-    let list: Vec<String> = all.iter().map(describe).collect();
-    let mut fitting = all.into_iter().filter(wanted);
-    match (fitting.next(), fitting.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => {
-            let error = Error::new("no such capsule of yours runs on this node");
-            Err(match list.is_empty() {
-                true => error.hint(
-                    "only capsules that tasks share can be entered; for a job elsewhere: `srun --overlap --jobid=JOB --pty carrack attach`",
-                ),
-                false => error.cause(format!("there are: {}", list.join(", "))),
+    let list: Vec<String> = all.iter().map(|one| describe(one, &all)).collect();
+    let fitting: Vec<&Running> = all.iter().filter(wanted).collect();
+    match fitting.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => {
+            let what = match which {
+                Some(which) => format!("no capsule `{which}` of yours runs on this node"),
+                None => "no capsule of yours runs on this node".into(),
+            };
+            let error = Error::new(what);
+            Err(match all.as_slice() {
+                [] => error
+                    .cause("only what tasks of a step share, or what was started with `--name`, can be entered")
+                    .hint("for a job on another node: `srun --overlap --jobid=JOB --pty carrack attach`"),
+                [one] => error
+                    .cause(format!("there is: {}", list.join(", ")))
+                    .hint(format!(
+                        "a command comes after the capsule: `carrack attach {} COMMAND`",
+                        id(one, &all)
+                    )),
+                _ => error.cause(format!("there are: {}", list.join(", "))),
             })
         }
-        (Some(_), Some(_)) => Err(Error::usage("several capsules of yours run on this node")
+        [one, ..] => Err(Error::usage("several capsules of yours run on this node")
             .cause(list.join(", "))
-            .hint("name one: `carrack attach JOB.STEP`")),
+            .hint(format!("name one: `carrack attach {}`", id(one, &all)))),
     }
 }

@@ -1,13 +1,17 @@
 //! What one task of a step found out about its image, for the other tasks of the node.
 //!
 //! Without this every task would ask the shared file system for the same reference, record and file. The answer lies in
-//! the user's private directory in this node's memory for as long as the step's capsule lives; a broken one is no answer.
+//! the user's private directory in this node's memory, under the name of those who will share the capsule, for as long as
+//! the capsule lives; a broken one is no answer.
 
 use crate::error::{Error, Result};
 use crate::launch::capsule::once_per_step;
 use crate::launch::plan::Found;
+use crate::launch::probe;
+use crate::launch::sharing::sharing;
 use crate::launch::step::{Check, Image};
 use crate::record::ImageRecord;
+use carrack_slurm::step::Step as SlurmStep;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,21 +27,23 @@ struct Answer {
     record: ImageRecord,
 }
 
-/// Asks `find`, or whoever asked before in this step on this node. `place` is what the answer depends on besides the
-/// name: the store, and the directory that relative names start at.
-pub fn once(name: &str, place: &[&[u8]], find: impl Fn() -> Result<Found>) -> Result<Found> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let (Some(job), Some(step)) = (variable("SLURM_JOB_ID"), variable("SLURM_STEP_ID")) else {
+/// Asks `find`, or whoever asked before among those who will share a capsule. `place` is what the answer depends on
+/// besides the name: the store, and the directory that relative names start at.
+pub fn once(
+    name: &str,
+    capsule: Option<&str>,
+    place: &[&[u8]],
+    find: impl Fn() -> Result<Found>,
+) -> Result<Found> {
+    let facts = probe::caller();
+    let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
+    let Some((job, scope)) = sharing(capsule, &facts, slurm.as_ref()).scope else {
         return find();
     };
-    let job = format!(
-        "{job}-{}",
-        variable("SLURM_RESTART_COUNT").unwrap_or_default()
-    );
     let mut hasher = DefaultHasher::new();
     (name, place, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
     let question = format!("image{:016x}", hasher.finish());
-    let fetched = once_per_step(&job, &step, &question, || encode(&find()?));
+    let fetched = once_per_step(&job, &scope, &question, || encode(&find()?));
     match fetched {
         Ok(bytes) => match decode(&bytes) {
             Some(found) => Ok(found),

@@ -112,8 +112,12 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
         .map(|store| store.root())
         .unwrap_or(Path::new(""));
     let place = [root, &directory].map(|path| path.as_os_str().as_bytes());
-    let found = looked_up::once(name, &place, || find(name, &settings, common, dry_run))
-        .map_err(on_this_node)?;
+    let find = || find(name, &settings, common, dry_run);
+    let found = match dry_run {
+        true => find(),
+        false => looked_up::once(name, request.name.as_deref(), &place, find),
+    }
+    .map_err(on_this_node)?;
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     plan(&found, &request, config, &facts)

@@ -345,6 +345,11 @@ impl Broker<'_> {
                     socket,
                     broker: std::process::id(),
                     image: image_name(self.setup.image),
+                    file: match self.setup.image {
+                        ImageStep::Squashfs { path, .. } | ImageStep::Directory { path } => {
+                            path.clone()
+                        }
+                    },
                     made: std::time::SystemTime::now()
                         .duration_since(std::time::UNIX_EPOCH)
                         .map_or(0, |time| time.as_secs()),

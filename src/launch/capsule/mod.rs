@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::namespace::{self, Kind};
 use crate::sys::{Errno, process, socket};
 use rendezvous::{Description, Lock, Rendezvous};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How this process came in.
@@ -313,8 +313,8 @@ fn spoken(answer: &[u8]) -> Option<Error> {
 }
 
 /// Bytes that every task of a step needs and one of them fetches: the others read them from this node's memory instead of
-/// asking the shared file system the same question. `question` is a file name's worth of letters and digits that names
-/// what is asked. Where tasks cannot meet, each fetches for itself.
+/// asking the shared file system the same question. `job` and `scope` are those of the capsule's key. `question` is a file
+/// name's worth of letters and digits that names what is asked. Where tasks cannot meet, each fetches for itself.
 pub fn once_per_step(
     job: &str,
     scope: &str,
@@ -326,22 +326,31 @@ pub fn once_per_step(
     let Ok(rendezvous) = Rendezvous::open() else {
         return fetch();
     };
-    if let Some(answer) = rendezvous.read_answer(&name) {
+    let shared = |lock: OwnedFd| {
+        // Until a capsule of the step lives, only this keeps others from sweeping the answer; the exec lets go.
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+            std::mem::forget(lock);
+        }
+    };
+    if let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Waiting, false)
+        && let Some(answer) = rendezvous.read_answer(&name)
+    {
+        shared(lock);
         return Ok(answer);
     }
     let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Making, true) else {
         return fetch();
     };
     if let Some(answer) = rendezvous.read_answer(&name) {
+        shared(lock);
         return Ok(answer);
     }
     let fetched = fetch();
     match &fetched {
         // A full memory file system costs only speed.
-        Ok(answer) if rendezvous.write_answer(&name, answer).is_ok() => {}
+        Ok(answer) if rendezvous.write_answer(&name, answer).is_ok() => shared(lock),
         _ => rendezvous.remove(&name),
     }
-    drop(lock);
     fetched
 }
 
@@ -350,6 +359,8 @@ pub fn once_per_step(
 pub struct Running {
     pub job: String,
     pub scope: String,
+    /// Tells capsules of one step apart.
+    pub hash: String,
     pub description: Description,
     entry: String,
 }
@@ -363,10 +374,11 @@ pub fn running() -> Vec<Running> {
     entries
         .filter_map(|entry| {
             let (_, description) = rendezvous.connect(&entry)?;
-            let mut words = entry.splitn(3, '.');
+            let mut words = entry.split('.').map(str::to_string);
             Some(Running {
-                job: words.next()?.to_string(),
-                scope: words.next()?.to_string(),
+                job: words.next()?,
+                scope: words.next()?,
+                hash: words.next()?,
                 description,
                 entry: entry.clone(),
             })

@@ -9,10 +9,14 @@
 //! the maker has finished or died. The socket of the broker is abstract and named in the file, so a step that is killed
 //! leaves at most this file, which the next launch sweeps. Deliberately absent: any waiting by the clock.
 
+use super::scope::{is_answer, prefix_of};
 use crate::sys::{Errno, Result as SysResult, socket};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// File systems in memory or at least on this node, best first.
 const BASES: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
@@ -139,11 +143,17 @@ impl Rendezvous {
         drop(lock);
     }
 
-    /// Removes what steps that were killed have left; not what begins with `own`.
+    /// Removes what steps that were killed have left; not what begins with `own`, nor what tasks of a living capsule may
+    /// still read.
     pub fn sweep_others(&self, own: &str) {
-        for name in self.names() {
-            if !name.starts_with(own) {
-                self.sweep(&name);
+        let names = self.names();
+        let lives = |prefix: &str| {
+            let mut capsules = names.iter().filter(|name| !is_answer(name));
+            capsules.any(|name| name.starts_with(prefix) && self.connect(name).is_some())
+        };
+        for name in names.iter().filter(|name| !name.starts_with(own)) {
+            if !(is_answer(name) && lives(&prefix_of(name))) {
+                self.sweep(name);
             }
         }
     }
@@ -294,6 +304,8 @@ pub struct Description {
     pub broker: u32,
     /// What the user calls the image.
     pub image: String,
+    /// Where it lies: a name may mean another image by now.
+    pub file: PathBuf,
     /// When it was made, in seconds since 1970.
     pub made: u64,
 }
@@ -306,12 +318,14 @@ impl Description {
         if lines.next() != Some(MAGIC) {
             return None;
         }
-        let (mut socket, mut broker, mut image, mut made) = (None, None, None, None);
+        let (mut socket, mut broker, mut image, mut file, mut made) =
+            (None, None, None, None, None);
         for line in lines {
             match line.split_once(' ')? {
                 ("socket", hex) => socket = unhex(hex),
                 ("broker", pid) => broker = pid.parse().ok(),
                 ("image", hex) => image = unhex(hex).and_then(|b| String::from_utf8(b).ok()),
+                ("file", hex) => file = unhex(hex).map(|b| PathBuf::from(OsString::from_vec(b))),
                 ("made", seconds) => made = seconds.parse().ok(),
                 _ => {}
             }
@@ -320,6 +334,7 @@ impl Description {
             socket: socket.filter(|name| !name.is_empty())?,
             broker: broker?,
             image: image?,
+            file: file?,
             made: made?,
         })
     }
@@ -331,6 +346,7 @@ impl std::fmt::Display for Description {
         writeln!(out, "socket {}", hex(&self.socket))?;
         writeln!(out, "broker {}", self.broker)?;
         writeln!(out, "image {}", hex(self.image.as_bytes()))?;
+        writeln!(out, "file {}", hex(self.file.as_os_str().as_bytes()))?;
         writeln!(out, "made {}", self.made)?;
         writeln!(out, "end")
     }
@@ -362,6 +378,7 @@ mod tests {
             socket: b"\x00ab\xff".to_vec(),
             broker: 42,
             image: "docker://a/b:1\nend\n".into(),
+            file: "/store/a b.sqsh".into(),
             made: 1_763_700_000,
         }
     }
@@ -466,6 +483,35 @@ mod tests {
         assert_eq!(here.connect("living").unwrap().1, living);
         drop((listener, busy));
         here.sweep_others("x");
+        assert!(here.names().is_empty());
+    }
+
+    #[test]
+    fn what_was_found_out_stays_as_long_as_its_capsule() {
+        let (_scene, base) = scene();
+        let uid = rustix::process::geteuid().as_raw();
+        make(&base, uid).unwrap();
+        let here = find(&base, uid).unwrap().unwrap();
+        let (listener, socket) = socket::listen().unwrap();
+        let living = Description {
+            socket,
+            ..description()
+        };
+        let (capsule, answer, other) = ("7.0-0.ab.n1", "7.0-0.answer-x.n1", "8.0-0.answer-x.n1");
+        for name in [capsule, answer, other] {
+            drop(here.lock(name, Lock::Making, true).unwrap());
+        }
+        here.write(capsule, &living).unwrap();
+        // Another step of the user starts: this one's late tasks must still find the answer.
+        here.sweep_others("9.");
+        assert_eq!(here.names(), [capsule, answer]);
+        // Nor is it swept while a task that read it has not yet entered.
+        let reader = here.lock(answer, Lock::Waiting, false).unwrap();
+        drop(listener);
+        here.sweep_others("9.");
+        assert_eq!(here.names(), [answer]);
+        drop(reader);
+        here.sweep_others("9.");
         assert!(here.names().is_empty());
     }
 }

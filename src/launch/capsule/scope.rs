@@ -38,9 +38,17 @@ pub fn answer_name(job: &str, scope: &str, question: &str, node: &str) -> String
         job: job.into(),
         scope: scope.into(),
         uid: 0,
-        hash: format!("answer-{}", plain(question)),
+        hash: format!("{ANSWER}{}", plain(question)),
     };
     entry_name(&key, node)
+}
+
+const ANSWER: &str = "answer-";
+
+/// Whether an entry is no capsule but something that was found out.
+pub fn is_answer(entry: &str) -> bool {
+    let hash = entry.splitn(3, '.').nth(2);
+    hash.is_some_and(|hash| hash.starts_with(ANSWER))
 }
 
 /// What the names of one step have in common.
