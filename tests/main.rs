@@ -26,4 +26,5 @@ mod readme;
 mod registry;
 mod scene;
 mod slurm;
+mod starting;
 mod store;

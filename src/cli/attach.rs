@@ -4,7 +4,7 @@ use super::LaunchCommon;
 use super::starting::{Voice, find};
 use crate::error::{Error, Result};
 use crate::launch::capsule::{Running, running};
-use crate::launch::devices;
+use crate::launch::devices::{Asked, devices};
 use crate::launch::environment::{Sources, merge};
 use crate::launch::execute;
 use crate::launch::inside::InsidePath;
@@ -64,7 +64,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     facts.gpus = probe::gpus();
     let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
     // As for any other task of the step: only GPUs that this process was given.
-    let devices = devices::devices(profile.gpu, profile.dev, &[], &facts, slurm.as_ref())?;
+    let asked = Asked {
+        gpu: profile.gpu,
+        dev: profile.dev,
+        devices: &[],
+        capabilities: None,
+        contents: &record.contents,
+    };
+    let devices = devices(&asked, &facts, slurm.as_ref())?;
     let restrictions = [devices.steps, devices.task_steps].concat();
     let left_out = |step: &Step| matches!(step, Step::LeaveOut(_));
     let environment = merge(&Sources {

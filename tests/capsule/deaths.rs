@@ -1,7 +1,7 @@
 //! Death at every moment: whoever dies, nothing is left, and the next launch works.
 //!
 //! The moments are spread over the time that a launch takes, by a counter, not by chance, so that a failure can be had
-//! again. `CARRACK_TEST_ROUNDS` chooses how many (40 unless told; the full run has 500).
+//! again. `CARRACK_TESTS_ROUNDS` chooses how many (40 unless told; the full run has 500).
 
 use super::{Job, first_line, out, squashfs, tree};
 use crate::need::need;
@@ -11,7 +11,7 @@ use std::process::Child;
 use std::time::Duration;
 
 fn rounds() -> u32 {
-    std::env::var("CARRACK_TEST_ROUNDS")
+    std::env::var("CARRACK_TESTS_ROUNDS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(40)
