@@ -6,7 +6,7 @@ mod tokens;
 use super::*;
 use crate::image::credentials::{Fixed, FixedPassword};
 use crate::image::manifest::normal_platform;
-use fake::{Asked, Image, Server, reply};
+use fake::{Asked, Image, SILENCE, Server, reply};
 use std::time::{Duration, Instant};
 
 fn settings() -> SourceSettings {
@@ -54,6 +54,41 @@ fn with_user(user: &str, password: &str) -> SourceSettings {
         password: FixedPassword::Here(Secret::new(password)),
     });
     settings
+}
+
+#[test]
+fn silence_is_not_waited_out() {
+    let settings = SourceSettings {
+        stall_timeout: Duration::from_secs(1),
+        tries: 2,
+        ..settings()
+    };
+    let silent = |mut answer: Vec<u8>, keep: usize| {
+        answer.truncate(keep);
+        answer.extend(SILENCE);
+        answer
+    };
+    let image = Image::new();
+    let once = image.served_with(move |image, asked, _| {
+        let first = image.is_layer(asked) && asked.header("range").is_none();
+        first.then(|| silent(image.answer(asked), 100_000))
+    });
+    let got = pull(&format!("{}/team/app:v1", once.host), &settings).unwrap();
+    assert!(got == image.layer);
+    assert!(
+        once.asked()
+            .iter()
+            .any(|asked| asked.header("range").is_some())
+    );
+    let always = image.served_with(move |image, asked, _| {
+        let answer = || silent(image.answer(asked), 300);
+        image.is_layer(asked).then(answer)
+    });
+    let told = fails(&always, &settings);
+    assert!(told.contains("nothing came for 1 seconds"), "{told}");
+    let mute = image.served_with(|_, asked, _| asked.is("/manifests/").then(|| SILENCE.to_vec()));
+    let told = fails(&mute, &settings);
+    assert!(told.contains("did not answer within 1 seconds"), "{told}");
 }
 
 #[test]

@@ -82,9 +82,22 @@ fn serve(mut stream: TcpStream, list: &Mutex<Vec<Asked>>, answer: &Answer) {
         list.push(asked.clone());
         list.len() - 1
     };
+    let answer = answer(&asked, before);
     // The client may have gone; that is its business.
-    let _ = stream.write_all(&answer(&asked, before));
+    match answer.strip_suffix(SILENCE) {
+        Some(part) => {
+            let _ = stream.write_all(part);
+            // Until the client hangs up.
+            let _ = stream.read(&mut byte);
+        }
+        None => {
+            let _ = stream.write_all(&answer);
+        }
+    }
 }
+
+/// Behind an answer: nothing more comes, and the connection stays open.
+pub const SILENCE: &[u8] = b"\0silence";
 
 pub fn reply(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
