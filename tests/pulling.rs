@@ -136,6 +136,31 @@ fn https_needs_the_authority_and_says_so() {
 }
 
 #[test]
+fn https_with_an_authority_of_its_own_and_a_login() {
+    need!(Registry, Openssl, Htpasswd);
+    let (mut scene, plain) = scene_with(IMAGE);
+    let manners = Manners {
+        tls: true,
+        login: Some(("alice", "s3cret")),
+    };
+    let closed = plain.beside(&scene.path(""), manners);
+    let reference = format!("{}/test/image:v1", closed.host());
+    scene.env("CARRACK_USERNAME", "alice");
+    scene.env("CARRACK_PASSWORD", "s3cret");
+    // Nothing is sent to a server that cannot prove who it is.
+    scene
+        .run(["pull", "-q", &reference])
+        .fails(125, &["certificate"]);
+    assert_eq!(closed.requests(&[]), 0);
+    scene.env("SSL_CERT_FILE", closed.authority());
+    pulled(&scene.run(["pull", "-q", &reference]));
+    scene.env("CARRACK_PASSWORD", "wrong");
+    let outcome = scene.run(["pull", "-q", "--store", "other", &reference]);
+    outcome.fails(125, &["401", "`alice`"]);
+    assert!(!outcome.err.contains("wrong\""), "{outcome}");
+}
+
+#[test]
 fn an_authority_may_come_from_the_settings_or_a_directory() {
     need!(Registry, Openssl);
     let (scene, plain) = scene_with(IMAGE);
@@ -243,6 +268,15 @@ fn tags_and_images_of_a_registry_are_listed() {
     scene
         .run(["search", &host, "imag"])
         .is(0, &format!("{image}\n"), "");
+    scene
+        .run(["pull", "-q", &format!("{host}/test/image:latest")])
+        .fails(125, &["no tag `latest`; it has `v1`, `v2`"]);
+    scene.run(["pull", "-q", &format!("{image}:v1")]).ok();
+    let meant = format!("did you mean `docker://{image}:v1`");
+    scene.run(["inspect", "image:v1"]).fails(125, &[&meant]);
+    scene
+        .run(["login", "-uann", "--password-stdin", &image])
+        .fails(2, &[&format!("the registry is `{host}`")]);
     scene
         .run(["tags", &format!("{host}/none")])
         .fails(125, &["no repository `none`"]);

@@ -214,7 +214,13 @@ pub fn registry_name(text: &str) -> Result<String> {
     let bare = bare.strip_suffix("/v1").unwrap_or(bare);
     check_registry(text, bare).map_err(|error| {
         let causes = error.causes().join(", ");
-        Error::usage(format!("`{text}` is not a registry")).cause(causes)
+        let error = Error::usage(format!("`{text}` is not a registry")).cause(causes);
+        match bare.split_once('/') {
+            Some((host, _)) if check_registry(host, host).is_ok() => error.hint(format!(
+                "it is the name of an image; the registry is `{host}`"
+            )),
+            _ => error,
+        }
     })?;
     Ok(normal_registry(bare))
 }

@@ -222,21 +222,46 @@ impl Store {
         {
             source::check_exists(path, reference)?;
         }
+        let alike = reference
+            .as_ref()
+            .and_then(|reference| self.called_alike(reference));
         let shown = reference.map_or_else(|| text.to_string(), |reference| reference.to_string());
         let platform = platform_text(platform);
-        Err(
-            Error::new(format!("no image `{shown}` for {platform} in the store"))
-                .cause(format!(
-                    "looked in {}",
-                    self.roots()
-                        .map(|root| format!("`{}`", root.display()))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ))
-                .hint(format!(
-                    "`carrack pull {text}` brings it, `carrack images` lists what is there"
-                )),
-        )
+        let error = Error::new(format!("no image `{shown}` for {platform} in the store"))
+            .cause(format!(
+                "looked in {}",
+                self.roots()
+                    .map(|root| format!("`{}`", root.display()))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ))
+            .hint(format!(
+                "`carrack pull {text}` brings it, `carrack images` lists what is there"
+            ));
+        Err(match alike {
+            Some(name) => error.hint(format!("did you mean `{name}`?")),
+            None => error,
+        })
+    }
+
+    /// A reference in the stores whose repository ends as this one does: people leave registry and group out.
+    fn called_alike(&self, reference: &Reference) -> Option<String> {
+        fn last(repository: &str) -> Option<&str> {
+            repository.rsplit('/').next()
+        }
+        let wanted = reference.name()?;
+        let mut found: Vec<Reference> = Vec::new();
+        for root in self.name_roots() {
+            let targets = self.references_of(root).into_iter();
+            found.extend(targets.filter_map(|target| target.reference.parse().ok()));
+        }
+        found.retain(|other| {
+            let name = other.name();
+            name.is_some_and(|name| last(&name.repository) == last(&wanted.repository))
+        });
+        let same_tag = |other: &&Reference| other.name().map(|name| &name.tag) == Some(&wanted.tag);
+        let best = found.iter().find(same_tag).or(found.first())?;
+        Some(best.to_string())
     }
 
     fn find_by_prefix(&self, text: &str) -> Result<Option<Stored>> {

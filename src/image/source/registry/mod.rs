@@ -127,9 +127,16 @@ impl Registry {
         };
         match nearest(tag, tags.iter().map(String::as_str)) {
             Some(near) => error.hint(format!("there is no tag `{tag}`; did you mean `{near}`?")),
+            None if tags.is_empty() => error.hint("it has no tags"),
+            None if tags.len() <= 10 => {
+                let tags = tags.join("`, `");
+                error.hint(format!("there is no tag `{tag}`; it has `{tags}`"))
+            }
             None => error.hint(format!(
-                "there is no tag `{tag}` among its {} tags",
-                tags.len()
+                "there is no tag `{tag}` among its {} tags; `carrack tags {}/{}` lists them",
+                tags.len(),
+                self.name.registry,
+                self.name.repository
             )),
         }
     }
