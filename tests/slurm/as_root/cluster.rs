@@ -13,6 +13,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up(nodes: u32, gpus: u32) -> Cluster {
+        Cluster::up_with(nodes, gpus, &[])
+    }
+
+    /// The same with variables that `devcluster` reads.
+    pub fn up_with(nodes: u32, gpus: u32, variables: &[(&str, &str)]) -> Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "test-{}-{}",
@@ -23,7 +28,8 @@ impl Cluster {
             directory: PathBuf::from(format!("/tmp/carrack-cluster-{name}")),
             name,
         };
-        let output = cluster.run(&["up", &nodes.to_string(), &gpus.to_string()]);
+        let mut up = cluster.command(&["up", &nodes.to_string(), &gpus.to_string()]);
+        let output = up.envs(variables.iter().copied()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let programs = cluster.path("scratch/bin");
         std::fs::create_dir_all(&programs).unwrap();
@@ -31,13 +37,17 @@ impl Cluster {
         cluster
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm/devcluster"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm/devcluster"));
+        command
             .args(arguments)
             .env("CARRACK_CLUSTER", &self.name)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
