@@ -3,10 +3,12 @@
 //! The text is what a careful person would write by hand: it can be read, changed and submitted without carrack's help.
 //! Deliberately absent: any choice. What to run, with which options and which image, is decided before this.
 
+mod functions;
 mod lines;
 
 use crate::job::{Direction, ImageOn, Run, Setting, Stage, StageOn, StepLauncher};
 use crate::quote::{live, sbatch, word};
+use functions::*;
 use lines::{wrapped, write_array};
 use std::fmt::Write;
 
@@ -106,8 +108,9 @@ impl Script {
         self.slurm() && self.image_on == ImageOn::Node && self.image_file.is_some()
     }
 
+    /// Whether other nodes have such a directory too.
     fn every_node(&self) -> bool {
-        self.scratch() && self.slurm()
+        self.scratch() && self.slurm() && !self.one_node()
     }
 
     fn header(&self, out: &mut String) -> std::fmt::Result {
@@ -242,23 +245,45 @@ impl Script {
         if self.scratch() {
             out.push_str(REMOVE);
         }
+        if self.every_node() {
+            self.keeper(out)?;
+        }
         out.push_str(STEP);
+        out.push_str(if self.slurm() { STOP } else { STOP_HERE });
         self.finish(out)?;
         out.push_str(TRAPS);
         Ok(())
     }
 
-    fn finish(&self, out: &mut String) -> std::fmt::Result {
-        out.push_str(FINISH_HEAD);
-        let outs: Vec<&Stage> = self
-            .stages
+    /// The function that each other node runs until the job ends.
+    fn keeper(&self, out: &mut String) -> std::fmt::Result {
+        out.push_str(KEEPER_HEAD);
+        for stage in self.outs().filter(|stage| stage.on == StageOn::Every) {
+            writeln!(out, "    {} || code=1", self.copy_line(stage))?;
+        }
+        out.push_str(KEEPER_TAIL);
+        Ok(())
+    }
+
+    fn outs(&self) -> impl Iterator<Item = &Stage> {
+        self.stages
             .iter()
             .filter(|stage| stage.direction == Direction::Out)
-            .collect();
-        for stage in &outs {
+    }
+
+    fn finish(&self, out: &mut String) -> std::fmt::Result {
+        out.push_str(FINISH_HEAD);
+        let own = |stage: &&Stage| !self.every_node() || stage.on == StageOn::First;
+        for stage in self.outs().filter(own) {
             writeln!(out, "    {} || kept=$TMPDIR", self.copy_line(stage))?;
         }
-        if !outs.is_empty() {
+        if self.every_node() {
+            writeln!(out, "    if [[ -n $keeper ]]; then")?;
+            writeln!(out, "        kill -USR1 \"$keeper\" 2>/dev/null")?;
+            writeln!(out, "        await \"$keeper\" || kept=$TMPDIR")?;
+            writeln!(out, "    fi")?;
+        }
+        if self.outs().next().is_some() {
             writeln!(out, "    if [[ -n $kept ]]; then")?;
             writeln!(
                 out,
@@ -269,18 +294,7 @@ impl Script {
             writeln!(out, "    fi")?;
         }
         if self.scratch() {
-            writeln!(out, "    if [[ -z $kept ]]; then")?;
-            if self.every_node() && !self.one_node() {
-                writeln!(
-                    out,
-                    "        # Slurm starts nothing more for a job that was cancelled; then only this node is cleaned."
-                )?;
-                writeln!(
-                    out,
-                    "        every_node bash -c \"$(declare -f remove)\"'; remove \"$1\"' - \"$TMPDIR\" 2>/dev/null"
-                )?;
-            }
-            writeln!(out, "        remove \"$TMPDIR\"\n    fi")?;
+            writeln!(out, "    [[ -n $kept ]] || remove \"$TMPDIR\"")?;
         }
         if self.cleans_up {
             writeln!(out, "    carrack gc --quiet --job \"$CARRACK_JOB\"")?;
@@ -309,19 +323,14 @@ impl Script {
 
     fn copy_line(&self, stage: &Stage) -> String {
         let (from, to) = (live(&stage.from), live(&stage.to));
-        let everywhere = self.slurm() && !(self.one_node() && stage.direction == Direction::In);
-        match (stage.on, stage.direction, everywhere) {
-            (StageOn::First, _, _) | (_, _, false) => format!("copy {from} {to}"),
-            (StageOn::Every, Direction::In, true) => {
-                format!(
-                    "every_node bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2\"' - {from} {to}"
-                )
+        match (stage.on, stage.direction) {
+            (StageOn::Every, Direction::In) if self.every_node() => format!(
+                "\"${{every_node[@]}}\" bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2\"' - {from} {to}"
+            ),
+            (StageOn::Every, Direction::Out) if self.slurm() => {
+                format!("copy {from} {to}/\"$SLURMD_NODENAME\"")
             }
-            (StageOn::Every, Direction::Out, true) => {
-                format!(
-                    "every_node bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2/$SLURMD_NODENAME\"' - {from} {to}"
-                )
-            }
+            _ => format!("copy {from} {to}"),
         }
     }
 
@@ -342,9 +351,10 @@ impl Script {
             out,
             "carrack record start \"$record\" --script \"$0\"{image}{inputs}"
         )?;
-        if self.scratch() {
-            let make = if self.every_node() { "every_node " } else { "" };
-            writeln!(out, "{make}mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;
+        if self.every_node() {
+            out.push_str(START_KEEPER);
+        } else if self.scratch() {
+            writeln!(out, "mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;
         }
         if self.copies_image() {
             self.broadcast(out)?;
@@ -383,7 +393,12 @@ impl Script {
         )?;
         writeln!(
             out,
-            "    every_node sh -c 'echo \"$1  $2\" | sha256sum --check --status' - {} \"$TMPDIR/image.sqsh\"; then",
+            "    {}sh -c 'echo \"$1  $2\" | sha256sum --check --status' - {} \"$TMPDIR/image.sqsh\"; then",
+            if self.every_node() {
+                "\"${every_node[@]}\" "
+            } else {
+                ""
+            },
             word(sha256)
         )?;
         writeln!(out, "    image=$TMPDIR/image.sqsh")?;
@@ -397,7 +412,8 @@ impl Script {
     }
 
     fn step(&self, out: &mut String, step: &ScriptStep) -> std::fmt::Result {
-        let mut words = vec!["step".to_string(), word(&step.name)];
+        let name = word(&file_name(&step.name));
+        let mut words = vec!["step".to_string(), name.clone()];
         if !step.environment.is_empty() {
             words.push("env".to_string());
             let set = |(name, value): &(String, String)| format!("{name}={}", live(value));
@@ -405,7 +421,7 @@ impl Script {
         }
         match step.launcher {
             StepLauncher::Srun if self.slurm() => {
-                words.push("srun".to_string());
+                words.extend(["srun".to_string(), format!("--job-name={name}")]);
                 let has = |name: &str| step.options.iter().any(|setting| setting.name == name);
                 let single = |setting: &Setting| {
                     setting.name == "ntasks" && setting.value.as_deref() == Some("1")
@@ -475,61 +491,6 @@ fn verb(step: &ScriptStep) -> &'static str {
         "exec"
     }
 }
-
-const EVERY_NODE: &str = r#"# Runs a command once on each node.
-every_node() {
-    srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
-}
-
-"#;
-
-const COPY: &str = r#"# Copies a file or a directory to exactly this path.
-copy() {
-    mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2"
-}
-
-"#;
-
-const REMOVE: &str = r#"# Removes a directory, also if the input in it is read-only.
-remove() {
-    [[ ! -e $1 ]] || { chmod -R u+rwX -- "$1" && rm -rf -- "$1"; }
-}
-
-"#;
-
-const STEP: &str = r#"# Runs a step. In the background, because bash acts on a signal only when nothing runs in the foreground.
-running=
-step() {
-    local name=$1 start code
-    shift
-    start=$(date +%s)
-    "$@" <&0 &
-    running=$!
-    wait "$running"
-    code=$?
-    running=
-    carrack record step "$record" --name "$name" --start "$start" --code "$code" -- "$@"
-    return "$code"
-}
-
-"#;
-
-const FINISH_HEAD: &str = r#"# Runs once, however the job ends: all steps done, a step failed, cancelled, or out of time.
-finish() {
-    local code=$? kept=
-    trap - EXIT
-    trap : TERM INT
-    if [[ -n $running ]]; then
-        kill -TERM "$running"
-        wait "$running"
-    fi
-"#;
-
-const TRAPS: &str = r#"trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-"#;
 
 /// A comment that cannot leave its line.
 fn one_line(text: &str) -> String {

@@ -18,10 +18,10 @@ container=(
     --bind "$TMPDIR"
 )
 
-# Runs a command once on each node.
-every_node() {
-    srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
-}
+# Before a command: runs it once on each node, beside the steps and without taking anything from them.
+every_node=(srun --overlap --mem=0 --gres=none --job-name=nodes --nodes="$SLURM_JOB_NUM_NODES"
+    --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
+keeper=
 
 # Copies a file or a directory to exactly this path.
 copy() {
@@ -33,10 +33,60 @@ remove() {
     [[ ! -e $1 ]] || { chmod -R u+rwX -- "$1" && rm -rf -- "$1"; }
 }
 
+# Waits on each node for the end of the job. Slurm says when that is, also if it starts nothing more because the job was
+# cancelled; this script says so too. Then brings this node's results home and removes the job's directory.
+keep_node() {
+    trap leave_node TERM USR1
+    mkdir -p -m 700 -- "$TMPDIR" && echo made || echo failed
+    while :; do
+        sleep 3600 &
+        wait
+    done
+}
+
+# Whether processes of a step other than this one are still here.
+others() {
+    local file
+    for file in $(grep -slxz "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ); do
+        ! grep -sqz ^SLURM_STEP_ID= "$file" || grep -sqxz "SLURM_STEP_ID=$SLURM_STEP_ID" "$file" || return 0
+    done
+    return 1
+}
+
+leave_node() {
+    local code=0 try
+    trap : TERM USR1
+    # A job that was cancelled may still be writing its last results.
+    for ((try = 0; try < 50; try++)); do
+        others || break
+        sleep 0.2
+    done
+    if ((code)); then
+        echo "not all results of $SLURMD_NODENAME could be copied; they stay in $TMPDIR there" >&2
+    elif [[ $SLURMD_NODENAME != "$batch_node" ]]; then
+        remove "$TMPDIR" || code=1
+    fi
+    kill "$!" 2>/dev/null
+    exit "$code"
+}
+
+# Waits for a process, also if a signal comes meanwhile, and gives its code.
+await() {
+    local code
+    wait "$1"
+    code=$?
+    while kill -0 "$1" 2>/dev/null; do
+        wait "$1"
+        code=$?
+    done
+    return "$code"
+}
+
 # Runs a step. In the background, because bash acts on a signal only when nothing runs in the foreground.
 running=
 step() {
-    local name=$1 start code
+    local start code
+    step=$1
     shift
     start=$(date +%s)
     "$@" <&0 &
@@ -44,8 +94,21 @@ step() {
     wait "$running"
     code=$?
     running=
-    carrack record step "$record" --name "$name" --start "$start" --code "$code" -- "$@"
+    carrack record step "$record" --name "$step" --start "$start" --code "$code" -- "$@"
     return "$code"
+}
+
+# Tells the running step to end. Through Slurm, because srun would kill its tasks; that is for those who do not listen.
+stop() {
+    local id
+    id=$(squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format='%i %j' 2>/dev/null | sed -n "s/ $step\$//p")
+    if [[ -n $id ]]; then
+        scancel --signal=TERM "$id" 2>/dev/null
+        { sleep 15; kill -TERM "$running"; } 2>/dev/null &
+    else
+        kill -TERM "$running"
+    fi
+    await "$running"
 }
 
 # Runs once, however the job ends: all steps done, a step failed, cancelled, or out of time.
@@ -53,20 +116,17 @@ finish() {
     local code=$? kept=
     trap - EXIT
     trap : TERM INT
-    if [[ -n $running ]]; then
-        kill -TERM "$running"
-        wait "$running"
-    fi
+    [[ -z $running ]] || stop
     copy "$TMPDIR/out" /work/out || kept=$TMPDIR
+    if [[ -n $keeper ]]; then
+        kill -USR1 "$keeper" 2>/dev/null
+        await "$keeper" || kept=$TMPDIR
+    fi
     if [[ -n $kept ]]; then
         echo "wrf-fire: not all results could be copied; they stay in $kept on $(hostname)" >&2
         ((code)) || code=1
     fi
-    if [[ -z $kept ]]; then
-        # Slurm starts nothing more for a job that was cancelled; then only this node is cleaned.
-        every_node bash -c "$(declare -f remove)"'; remove "$1"' - "$TMPDIR" 2>/dev/null
-        remove "$TMPDIR"
-    fi
+    [[ -n $kept ]] || remove "$TMPDIR"
     carrack record finish "$record" --code "$code" --kept "$kept"
     exit "$code"
 }
@@ -76,14 +136,19 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 carrack record start "$record" --script "$0" --image "$image" --input '/work/in put'
-every_node mkdir -p -m 700 -- "$TMPDIR" || exit
+exec {nodes}< <(batch_node=$SLURMD_NODENAME exec "${every_node[@]}" --quiet \
+    bash -c "$(declare -f copy remove keep_node others leave_node)"'; keep_node')
+keeper=$!
+for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
+    read -r -u "$nodes" made && [[ $made == made ]] || exit
+done
 
 # Bring the input.
 copy '/work/in put' "$TMPDIR/input" || exit
 
-step ideal srun --nodes=1 --ntasks=1 carrack exec "${container[@]}" "$image" -- ./ideal.exe || exit
+step ideal srun --job-name=ideal --nodes=1 --ntasks=1 carrack exec "${container[@]}" "$image" -- ./ideal.exe || exit
 
-step wrf env OMP_NUM_THREADS=2 srun --mpi=pmix carrack exec "${container[@]}" "$image" -- ./wrf.exe 'it'\''s' \
-    || exit
+step wrf env OMP_NUM_THREADS=2 srun --job-name=wrf --mpi=pmix carrack exec "${container[@]}" "$image" -- ./wrf.exe \
+    'it'\''s' || exit
 
-step tidy srun rm -f 'x y' || exit
+step tidy srun --job-name=tidy rm -f 'x y' || exit

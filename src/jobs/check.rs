@@ -185,7 +185,12 @@ fn mpi(job: &Job, step: &CheckedStep, contents: &Contents, cluster: &Cluster) ->
     let works = speaks
         .iter()
         .find(|word| cluster.mpi_types.iter().any(|known| known == *word));
-    Some(problem(
+    // A line for a shell is more often one of many tasks on their own than a rank.
+    let told = match (&step.step.command, setting) {
+        (Run::Shell(_), None) => note,
+        _ => problem,
+    };
+    Some(told(
         setting.map_or(step.step.line, |setting| setting.line),
         format!(
             "step `{}` starts {} tasks with `mpi = \"{chosen}\"`, which {} in the image does not speak: each would run alone",
