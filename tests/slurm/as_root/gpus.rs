@@ -46,7 +46,7 @@ fn a_step_sees_exactly_its_gpus() {
     cluster.good("sbatch --quiet --gres=gpu:1 -w n1 --wrap 'sleep 600'; until [ -n \"$(squeue -h -t R)\" ]; do sleep 0.1; done");
     assert_eq!(seen(&cluster, "-n1 -w n1 --gres=gpu:1"), ["1"]);
     // A step without GPUs in a job that has some.
-    cluster.write("job.sh", &format!("#!/bin/bash\n#SBATCH -w n2 --gres=gpu:2 -o out\nsrun --quiet --gres=none carrack exec dir:/scratch/root sh look.sh\nSLURM_PROCID=batch carrack exec dir:/scratch/root sh look.sh\n"));
+    cluster.write("job.sh", "#!/bin/bash\n#SBATCH -w n2 --gres=gpu:2 -o out\nsrun --quiet --gres=none carrack exec dir:/scratch/root sh look.sh\nSLURM_PROCID=batch carrack exec dir:/scratch/root sh look.sh\n");
     cluster.good("sbatch --quiet --wait job.sh");
     assert_eq!(cluster.read("out"), "0:\nbatch: 0 1\n");
 }
