@@ -20,6 +20,7 @@ const PLANS: &[&str] = &[
     "src/launch/devices.rs",
     "src/launch/driver.rs",
     "src/launch/cdi.rs",
+    "src/launch/cuda.rs",
 ];
 
 /// What a plan may not touch. Addresses are values; sockets are not.

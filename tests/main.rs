@@ -7,6 +7,7 @@
 mod broken_machine;
 mod budget;
 mod capsule;
+mod checking;
 mod cli_images;
 mod command_line;
 mod corpus;

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod cancel;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -79,7 +80,7 @@ commands! {
     }
     "Registries" { Search search, Tags tags, Login login, Logout logout }
     "Inside an image" { Run run, Exec exec, Shell shell, Attach attach }
-    "Slurm jobs" { Submit submit, Script script, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
+    "Slurm jobs" { Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Doctor doctor, Config config, Completions completions, Man man }
 }
 

@@ -4,11 +4,13 @@ use super::progress::Watch;
 use super::script::LongCommon;
 use super::{Common, output, policy};
 use crate::config::Settings;
+use crate::elf::Version;
 use crate::error::{Context, Error, Result, printable};
 use crate::image::pull::{self, host_platform, source_settings};
 use crate::image::reference::Reference;
 use crate::image::store::{Store, now_text};
 use crate::jobs::assemble::{Assembled, Pinned, Source, assemble};
+use crate::jobs::check::software::Nodes;
 use crate::jobs::check::{self, Cluster, Finding, Weight};
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue;
@@ -186,11 +188,34 @@ impl Desk {
     pub fn check(&self, assembled: &Assembled) -> Vec<Finding> {
         let slurm = !self.local && queue::is_there();
         let cluster = if slurm {
-            Cluster::ask(&assembled.job)
+            let value = |name| assembled.job.option(name)?.value.as_deref();
+            self.cluster(value("partition"), value("constraint"))
         } else {
             Cluster::default()
         };
         check::all(assembled, &cluster, &assembled.directory(&self.here))
+    }
+
+    /// What Slurm and the site file say of the nodes.
+    fn cluster(&self, partition: Option<&str>, constraint: Option<&str>) -> Cluster {
+        Cluster::ask(partition, constraint, self.driver())
+    }
+
+    fn driver(&self) -> Option<Version> {
+        Version::parse(&self.settings.config.launch.gpu_driver)
+    }
+
+    /// An image by itself, beside this cluster.
+    pub fn check_image(&self, image: &str) -> Result<Vec<Finding>> {
+        let cluster = match queue::is_there() {
+            true => self.cluster(None, None),
+            false => Cluster {
+                nodes: Nodes::of(self.driver(), &[]),
+                ..Cluster::default()
+            },
+        };
+        let stored = self.bring(image)?.stored;
+        Ok(stored.map_or_else(Vec::new, |stored| check::image(&stored, &cluster)))
     }
 
     fn submit(&self, file: Option<&Path>, words: &Words, earlier: &[Submission]) -> Result<Done> {
@@ -419,9 +444,8 @@ pub fn report(assembled: &Assembled, findings: &[Finding], force: bool) {
             line => format!("{}:{line}: ", assembled.label),
         };
         let word = match finding.weight {
-            Weight::Note => "note",
             Weight::Problem if force => "warning",
-            Weight::Problem => "problem",
+            weight => weight.word(),
         };
         eprintln!("{word}: {}", printable(&format!("{place}{}", finding.what)));
         if !finding.hint.is_empty() {

@@ -26,6 +26,8 @@ pub struct Launch {
     pub environment_path: Vec<String>,
     /// Directories of CDI documents; a later one counts more.
     pub cdi_directories: Vec<String>,
+    /// The oldest NVIDIA driver of the GPU nodes, e.g. `550.54.15`, for checks on the login node; empty: not known.
+    pub gpu_driver: String,
 }
 
 impl Default for Launch {
@@ -37,6 +39,7 @@ impl Default for Launch {
             images: Vec::new(),
             environment_path: vec!["/etc/edf".into()],
             cdi_directories: vec!["/etc/cdi".into(), "/run/cdi".into()],
+            gpu_driver: String::new(),
         }
     }
 }

@@ -2,17 +2,23 @@
 //!
 //! Each finding names the line of the job file. Deliberately absent: anything that only a compute node can tell.
 
-use super::assemble::{Assembled, CheckedStep, Options, Pinned};
+mod inside;
+mod program;
+pub mod software;
+
+use super::assemble::{Assembled, CheckedStep, Options};
 use super::queue;
-use crate::image::store::verify;
+use crate::elf::Version;
+use crate::image::store::Stored;
 use crate::launch::mounts::MountSpec;
-use crate::launch::request::{Entrypoint, EnvRule};
+use crate::launch::request::{EnvRule, Gpu, NetworkChoice, Tmp};
 use crate::record::{Contents, ImageRecord};
-use crate::squashfs::read::{Content, Image, Inode};
 use carrack_slurm::job::{Job, Run, Setting, StepLauncher};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use inside::Inside;
+use program::command;
+use software::{Case, Nodes, Told};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Something that a person should know before the job waits for hours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +36,15 @@ pub enum Weight {
     Note,
     /// The job would fail, or each rank would run alone.
     Problem,
+}
+
+impl Weight {
+    pub fn word(self) -> &'static str {
+        match self {
+            Weight::Note => "note",
+            Weight::Problem => "problem",
+        }
+    }
 }
 
 fn problem(line: usize, what: impl Into<String>, hint: impl Into<String>) -> Finding {
@@ -54,17 +69,28 @@ pub struct Cluster {
     pub mpi_types: Vec<String>,
     pub mpi_default: Option<String>,
     pub architectures: Vec<String>,
+    pub nodes: Nodes,
 }
 
 impl Cluster {
-    pub fn ask(job: &Job) -> Cluster {
-        let partition = job
-            .option("partition")
-            .and_then(|setting| setting.value.clone());
+    /// `constraint` is the job's, `driver` what the site says of its GPU nodes.
+    pub fn ask(
+        partition: Option<&str>,
+        constraint: Option<&str>,
+        driver: Option<Version>,
+    ) -> Cluster {
+        let features = match constraint {
+            Some(words) => words
+                .split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c))
+                .map(str::to_string)
+                .collect(),
+            None => queue::features(partition).unwrap_or_default(),
+        };
         Cluster {
+            nodes: Nodes::of(driver, &features),
             mpi_types: queue::mpi_types().unwrap_or_default(),
             mpi_default: queue::mpi_default(),
-            architectures: queue::architectures(partition.as_deref()).unwrap_or_default(),
+            architectures: queue::architectures(partition).unwrap_or_default(),
         }
     }
 }
@@ -76,9 +102,13 @@ pub fn all(assembled: &Assembled, cluster: &Cluster, here: &Path) -> Vec<Finding
         if let Some((image, options)) = &step.container {
             mounts(options, here, &mut found);
             if let Some(stored) = &image.stored {
-                architecture(&stored.record, cluster, step.step.line, &mut found);
-                found.extend(mpi(&assembled.job, step, &stored.record.contents, cluster));
-                found.extend(gpus(&assembled.job, step, &stored.record.contents));
+                let program = match &step.step.command {
+                    Run::Words(words) => words.first().map(String::as_str),
+                    _ => None,
+                };
+                let inside = Inside::look(stored, program);
+                let record = &stored.record;
+                found.extend(pair(&assembled.job, step, record, inside, options, cluster));
             }
             command(step, image, options, here, &mut found);
         }
@@ -94,6 +124,131 @@ pub fn all(assembled: &Assembled, cluster: &Cluster, here: &Path) -> Vec<Finding
     found.sort_by_key(|finding| finding.line);
     found.dedup();
     found
+}
+
+/// One step's image beside the cluster.
+fn pair(
+    job: &Job,
+    step: &CheckedStep,
+    record: &ImageRecord,
+    inside: Inside,
+    options: &Options,
+    cluster: &Cluster,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    architecture(record, cluster, step.step.line, &mut found);
+    found.extend(mpi(job, step, &record.contents, cluster));
+    found.extend(gpus(job, step, &record.contents));
+    let case = case(job, step, record, inside, options, cluster);
+    let told = software::findings(&case).into_iter();
+    found.extend(told.map(|told| told.at(step.step.line)));
+    found
+}
+
+/// An image alone: what of it does not fit this cluster, whatever the job.
+pub fn image(stored: &Stored, cluster: &Cluster) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let record = &stored.record;
+    let contents = &record.contents;
+    architecture(record, cluster, 0, &mut found);
+    let speaks = |kind: &&String| {
+        let family = kind.split('_').next().unwrap_or_default();
+        let mut words = contents.mpi.iter().flat_map(|mpi| &mpi.speaks);
+        words.any(|word| word == family)
+    };
+    let mpi = cluster.mpi_types.iter().find(speaks);
+    if mpi.is_none() && !contents.mpi.is_empty() && !cluster.mpi_types.is_empty() {
+        let names: Vec<&str> = contents.mpi.iter().map(|mpi| mpi.name.as_str()).collect();
+        found.push(problem(
+            0,
+            format!(
+                "no `--mpi` of this cluster starts ranks of {}",
+                names.join(", ")
+            ),
+            format!(
+                "srun knows {}; within one node `mpirun` of the image works",
+                cluster.mpi_types.join(", ")
+            ),
+        ));
+    }
+    let inside = Inside::look(stored, None);
+    let case = Case {
+        contents: contents.clone(),
+        environment: pairs(&record.config.env).collect(),
+        level: inside.level,
+        pmix_security: inside.pmix_security,
+        tasks: 2,
+        nodes: 2,
+        mpi: mpi.cloned(),
+        asks_for_gpus: !contents.gpu.is_empty(),
+        nodes_are: cluster.nodes.clone(),
+        ..Case::default()
+    };
+    let told = software::findings(&case).into_iter();
+    found.extend(told.map(|told| told.at(0)));
+    found
+}
+
+impl Told {
+    fn at(self, line: usize) -> Finding {
+        Finding {
+            weight: self.weight,
+            line,
+            what: self.what,
+            hint: self.hint,
+        }
+    }
+}
+
+fn pairs(environment: &[String]) -> impl Iterator<Item = (String, String)> {
+    let pairs = environment.iter().filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.into(), value.into()))
+}
+
+/// One step as the rules about software see it.
+fn case(
+    job: &Job,
+    step: &CheckedStep,
+    record: &ImageRecord,
+    inside: Inside,
+    options: &Options,
+    cluster: &Cluster,
+) -> Case {
+    let request = &options.request;
+    let mut environment: BTreeMap<String, String> = pairs(&record.config.env).collect();
+    for rule in &request.environment {
+        match rule {
+            EnvRule::Set(name, value) => {
+                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+                environment.insert(name.into_owned(), value.into_owned());
+            }
+            EnvRule::Unset(name) => {
+                environment.remove(name);
+            }
+            _ => {}
+        }
+    }
+    let own = step.step.options.iter().find(|one| one.name == "mpi");
+    let explicit = own.and_then(|setting| setting.value.clone());
+    let no_ranks = explicit.as_deref() == Some("none");
+    let by_default = || cluster.mpi_default.clone().unwrap_or_else(|| "none".into());
+    let by_srun = step.step.launcher == StepLauncher::Srun;
+    let nodes = number(&step.step.options, "nodes").or_else(|| number(&job.options, "nodes"));
+    Case {
+        contents: record.contents.clone(),
+        environment,
+        level: inside.level,
+        pmix_security: inside.pmix_security,
+        tasks: tasks(job, step),
+        nodes: nodes.unwrap_or(1),
+        no_ranks,
+        mpi: by_srun.then(|| explicit.unwrap_or_else(by_default)),
+        asks_for_gpus: asks_for_gpus(job, step).is_some(),
+        hides_gpus: request.gpu == Some(Gpu::None),
+        without_network: request.network == Some(NetworkChoice::None),
+        private_tmp: request.tmp == Some(Tmp::Private),
+        nodes_are: cluster.nodes.clone(),
+    }
 }
 
 fn mounts(options: &Options, here: &Path, found: &mut Vec<Finding>) {
@@ -233,21 +388,22 @@ fn number(settings: &[Setting], name: &str) -> Option<u64> {
     setting.value.as_deref()?.split('-').next()?.parse().ok()
 }
 
-fn gpus(job: &Job, step: &CheckedStep, contents: &Contents) -> Option<Finding> {
+/// The option that asks for GPUs, if one does.
+fn asks_for_gpus<'a>(job: &'a Job, step: &'a CheckedStep) -> Option<&'a Setting> {
     let asks = |setting: &&Setting| {
+        let value = setting.value.as_ref();
         setting.name.starts_with("gpus")
-            || (setting.name == "gres"
-                && setting
-                    .value
-                    .as_ref()
-                    .is_some_and(|value| value.contains("gpu")))
+            || (setting.name == "gres" && value.is_some_and(|value| value.contains("gpu")))
     };
-    let asked = job
-        .options
+    job.options
         .iter()
         .chain(job.components.iter().flatten())
         .chain(&step.step.options)
-        .find(asks);
+        .find(asks)
+}
+
+fn gpus(job: &Job, step: &CheckedStep, contents: &Contents) -> Option<Finding> {
+    let asked = asks_for_gpus(job, step);
     match (asked, contents.gpu.first()) {
         (Some(setting), None) => Some(note(
             setting.line,
@@ -267,265 +423,6 @@ fn gpus(job: &Job, step: &CheckedStep, contents: &Contents) -> Option<Finding> {
         )),
         _ => None,
     }
-}
-
-/// Whether a file can be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Program {
-    Good,
-    NotExecutable,
-    Missing,
-    /// It is on a part of the tree that only the node knows.
-    Unknown,
-}
-
-fn command(
-    step: &CheckedStep,
-    image: &Pinned,
-    options: &Options,
-    here: &Path,
-    found: &mut Vec<Finding>,
-) {
-    let Some(stored) = &image.stored else { return };
-    let program = match &step.step.command {
-        Run::Words(words) => words.first().cloned().unwrap_or_default(),
-        Run::Shell(_) => "sh".to_string(),
-        Run::Image => {
-            if stored.record.config.entrypoint.is_empty() && stored.record.config.cmd.is_empty() {
-                found.push(problem(
-                    step.step.line,
-                    format!(
-                        "step `{}` has no command, and the image has no default one",
-                        step.step.name
-                    ),
-                    "write `command = [\"./program\"]`",
-                ));
-            }
-            return;
-        }
-    };
-    if matches!(
-        options.request.entrypoint,
-        Some(Entrypoint::Image | Entrypoint::Replace(_))
-    ) {
-        return;
-    }
-    let Ok(tree) = verify::open(stored) else {
-        return;
-    };
-    let view = View {
-        image: &tree,
-        options,
-        here,
-        path: search_path(&stored.record, options),
-    };
-    let finding = match view.find(&program) {
-        Program::Good | Program::Unknown => return,
-        Program::NotExecutable => problem(
-            step.step.line,
-            format!("`{program}` of step `{}` is not executable", step.step.name),
-            "set its execute permission",
-        ),
-        Program::Missing if program.contains('/') => problem(
-            step.step.line,
-            format!(
-                "`{program}` of step `{}` does not exist inside the image",
-                step.step.name
-            ),
-            "if it is on a directory that is not mounted yet, add it to `mounts`; if an earlier step makes it, use `--force`",
-        ),
-        Program::Missing => problem(
-            step.step.line,
-            format!(
-                "`{program}` of step `{}` is not in the image's PATH",
-                step.step.name
-            ),
-            format!("looked in {}", view.path.join(":")),
-        ),
-    };
-    found.push(finding);
-}
-
-fn search_path(record: &ImageRecord, options: &Options) -> Vec<String> {
-    const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let set = options
-        .request
-        .environment
-        .iter()
-        .rev()
-        .find_map(|rule| match rule {
-            EnvRule::Set(name, value) if name == "PATH" => value.to_str().map(str::to_string),
-            _ => None,
-        });
-    let images = || {
-        record
-            .config
-            .env
-            .iter()
-            .find_map(|pair| pair.strip_prefix("PATH=").map(str::to_string))
-    };
-    let path = set.or_else(images).unwrap_or_else(|| USUAL.to_string());
-    path.split(':')
-        .filter(|part| part.starts_with('/'))
-        .map(str::to_string)
-        .collect()
-}
-
-/// The tree that a step will see, as far as it is known here: the image with the host's directories over it.
-struct View<'a> {
-    image: &'a Image,
-    options: &'a Options,
-    here: &'a Path,
-    path: Vec<String>,
-}
-
-impl View<'_> {
-    fn find(&self, program: &str) -> Program {
-        if program.contains('/') {
-            let start = match &self.options.request.workdir {
-                Some(directory) => directory.as_path().to_path_buf(),
-                None => self.here.to_path_buf(),
-            };
-            return self.look(&start.join(program));
-        }
-        let mut best = Program::Missing;
-        for directory in &self.path {
-            match self.look(&Path::new(directory).join(program)) {
-                Program::Missing => {}
-                Program::NotExecutable => best = Program::NotExecutable,
-                good => return good,
-            }
-        }
-        best
-    }
-
-    /// A path inside: from the host where something of the host is mounted, else from the image.
-    fn look(&self, path: &Path) -> Program {
-        let path = normal(path);
-        let mounts = self.options.request.mounts.iter().rev();
-        for mount in mounts {
-            let Some(target) = mount.target() else {
-                continue;
-            };
-            if let Ok(rest) = path.strip_prefix(target.as_path()) {
-                return match mount {
-                    MountSpec::Bind { from, .. } if from.starts_with("/x") => Program::Unknown,
-                    MountSpec::Bind { from, .. } => on_host(&self.here.join(from).join(rest)),
-                    MountSpec::Tmpfs { .. } => Program::Missing,
-                    MountSpec::Omit { .. } => continue,
-                };
-            }
-        }
-        // The default mounts of the usual profile: home, the current directory, /tmp; others are the node's own.
-        let home = std::env::var_os("HOME").map(PathBuf::from);
-        let shared = [Some(self.here.to_path_buf()), home];
-        if shared
-            .iter()
-            .flatten()
-            .any(|shared| path.starts_with(shared))
-        {
-            return on_host(&path);
-        }
-        if ["/tmp", "/dev", "/proc", "/sys"]
-            .iter()
-            .any(|own| path.starts_with(own))
-        {
-            return Program::Unknown;
-        }
-        in_image(self.image, &path)
-    }
-}
-
-/// Takes `.` and `..` out without looking at links: good enough to say under which mount a path lies.
-fn normal(path: &Path) -> PathBuf {
-    let mut found = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::ParentDir => {
-                found.pop();
-            }
-            Component::Normal(name) => found.push(name),
-            _ => {}
-        }
-    }
-    found
-}
-
-fn on_host(path: &Path) -> Program {
-    use std::os::unix::fs::PermissionsExt;
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
-            Program::Good
-        }
-        Ok(_) => Program::NotExecutable,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Program::Missing,
-        Err(_) => Program::Unknown,
-    }
-}
-
-/// Follows links inside the image, as the kernel would with the image as root.
-fn in_image(image: &Image, path: &Path) -> Program {
-    // The kernel's own limit.
-    let mut links = 40;
-    let mut pending: Vec<Vec<u8>> = names(path.as_os_str().as_bytes());
-    let mut done: Vec<Vec<u8>> = Vec::new();
-    let mut inode = None;
-    while let Some(name) = pending.pop() {
-        if name == b".." {
-            done.pop();
-            continue;
-        }
-        done.push(name);
-        let at: Vec<u8> = done
-            .iter()
-            .flat_map(|name| [b"/", name.as_slice()].concat())
-            .collect();
-        let Ok(Some(found)) = image.find(&at) else {
-            return Program::Missing;
-        };
-        if let Some(target) = link(image, &found) {
-            links -= 1;
-            if links == 0 {
-                return Program::Missing;
-            }
-            done.pop();
-            if target.starts_with(b"/") {
-                done.clear();
-                // What the host puts there is not the image's to tell.
-                let target = Path::new(OsStr::from_bytes(&target));
-                if ["/home", "/tmp", "/dev", "/proc", "/sys"]
-                    .iter()
-                    .any(|own| target.starts_with(own))
-                {
-                    return Program::Unknown;
-                }
-            }
-            pending.extend(names(&target));
-            continue;
-        }
-        inode = Some(found);
-    }
-    match inode {
-        Some(inode) if matches!(inode.content, Content::File(_)) && inode.mode & 0o111 != 0 => {
-            Program::Good
-        }
-        Some(_) => Program::NotExecutable,
-        None => Program::Missing,
-    }
-}
-
-fn link(image: &Image, inode: &Inode) -> Option<Vec<u8>> {
-    matches!(inode.content, Content::Symlink { .. })
-        .then(|| image.read_link(inode).ok())
-        .flatten()
-}
-
-/// The names of a path, the first one last.
-fn names(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path
-        .split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".");
-    names.map(<[u8]>::to_vec).rev().collect()
 }
 
 #[cfg(test)]
@@ -640,11 +537,5 @@ mod tests {
             Some(4)
         );
         assert_eq!(known_mpi(&setting, &Cluster::default()), None);
-    }
-
-    #[test]
-    fn paths_without_dots() {
-        assert_eq!(normal(Path::new("/a/../b/./c")), Path::new("/b/c"));
-        assert_eq!(normal(Path::new("/../../a")), Path::new("/a"));
     }
 }

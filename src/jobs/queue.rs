@@ -432,7 +432,26 @@ pub fn architectures(partition: Option<&str>) -> Result<Vec<String>> {
     Ok(parse_architectures(&text, partition))
 }
 
+/// What the site calls its nodes by (`Features=`), of a partition or of all.
+pub fn features(partition: Option<&str>) -> Result<Vec<String>> {
+    let text = ask("scontrol", &["--oneliner", "show", "node"])?;
+    let fields = of_nodes(&text, partition, "AvailableFeatures=");
+    let mut words: Vec<String> = fields
+        .iter()
+        .flat_map(|field| field.split(','))
+        .map(str::to_string)
+        .collect();
+    words.sort();
+    words.dedup();
+    Ok(words)
+}
+
 fn parse_architectures(text: &str, partition: Option<&str>) -> Vec<String> {
+    of_nodes(text, partition, "Arch=")
+}
+
+/// The different values of one field.
+fn of_nodes(text: &str, partition: Option<&str>, key: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in text.lines() {
         let field = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key));
@@ -441,10 +460,10 @@ fn parse_architectures(text: &str, partition: Option<&str>) -> Vec<String> {
             wanted
                 .split(',')
                 .any(|one| partitions.split(',').any(|known| known == one))
-        }) && let Some(architecture) = field("Arch=")
-            && !found.iter().any(|known| known == architecture)
+        }) && let Some(value) = field(key)
+            && !found.iter().any(|known| known == value)
         {
-            found.push(architecture.to_string());
+            found.push(value.to_string());
         }
     }
     found

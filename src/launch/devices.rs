@@ -10,6 +10,7 @@
 
 use super::cdi::Edits;
 use super::cdi::apply::{Context, apply};
+use super::cuda;
 use super::driver;
 use super::environment::Addition;
 use super::facts::{GpuNode, HostFacts, Vendor};
@@ -50,14 +51,14 @@ pub struct Devices {
 }
 
 /// What is asked for, by the request and by the image.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     pub gpu: Gpu,
     pub dev: Dev,
     /// Device nodes and CDI names.
     pub devices: &'a [String],
-    /// `NVIDIA_DRIVER_CAPABILITIES`.
-    pub capabilities: Option<&'a str>,
+    /// What the image or the user says in a variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub contents: &'a Contents,
 }
 
@@ -158,7 +159,8 @@ pub fn devices(asked: &Asked<'_>, facts: &HostFacts, slurm: Option<&SlurmStep>) 
         version = match described(facts) {
             Some(edits) => cdi(&edits, NVIDIA, asked, facts, &mut result)?,
             None => {
-                let classes = driver::classes(asked.capabilities);
+                let classes =
+                    driver::classes((asked.variable)("NVIDIA_DRIVER_CAPABILITIES").as_deref());
                 driver::show(&facts.driver, &classes, &mut result);
                 driver::version(&facts.driver)
             }
@@ -181,6 +183,13 @@ pub fn devices(asked: &Asked<'_>, facts: &HostFacts, slurm: Option<&SlurmStep>) 
         version = cdi(&edits, name, asked, facts, &mut result)?.or(version);
     }
     driver::compatibility(asked.contents, version.as_ref(), &mut result);
+    if let Some(driver) = &version
+        && let Some(found) = cuda::mismatch(driver, asked.contents, asked.variable)
+    {
+        result
+            .warnings
+            .push(format!("{}; {}", found.what, found.hint));
+    }
     Ok(result)
 }
 

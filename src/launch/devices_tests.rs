@@ -14,7 +14,7 @@ fn run(
         gpu,
         dev,
         devices: names,
-        capabilities: None,
+        variable: &|_| None,
         contents: &contents,
     };
     devices(&asked, facts, slurm)

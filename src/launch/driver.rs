@@ -325,4 +325,4 @@ impl Libraries {
 
 #[cfg(test)]
 #[path = "driver_tests.rs"]
-mod tests;
+pub(super) mod tests;

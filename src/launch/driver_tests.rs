@@ -21,6 +21,14 @@ fn driver(kernel: &str, libraries: &[(&str, &str)]) -> Driver {
     }
 }
 
+/// One library and one program, for plans as texts.
+pub fn small() -> Driver {
+    let mut small = driver("550.54.15", &[("libcuda.so.1", "libcuda.so.550.54.15")]);
+    small.programs.truncate(1);
+    small.sockets.clear();
+    small
+}
+
 const WHOLE: &[(&str, &str)] = &[
     ("libGLX_nvidia.so.0", "libGLX_nvidia.so.550.54.15"),
     ("libcuda.so.1", "libcuda.so.550.54.15"),

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod capsule;
 pub mod cdi;
 pub mod contract;
+pub mod cuda;
 pub mod default_mounts;
 pub mod devices;
 pub mod driver;

@@ -46,7 +46,6 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     } = identity::resolve(choice, facts, record)?;
     let network = network(request, &profile, slurm.as_ref())?;
     let dev = request.dev.unwrap_or(profile.dev);
-    let capabilities = driver_capabilities(request, record, facts);
     let home = home(request, &profile, facts)?;
     let mounts = mounts(request, &profile, facts, home.as_ref())?;
     let Devices {
@@ -61,7 +60,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
             gpu: request.gpu.unwrap_or(profile.gpu),
             dev,
             devices: &request.devices,
-            capabilities: capabilities.as_deref(),
+            variable: &|name| asked_variable(name, request, record, facts),
             contents: &record.contents,
         },
         facts,
@@ -133,21 +132,21 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     })
 }
 
-/// Which parts of NVIDIA's driver the image or the user wants, in the vendor's words.
-fn driver_capabilities(
+/// What the user, the image or the caller says in a variable, in this order.
+fn asked_variable(
+    wanted: &str,
     request: &Request,
     record: &ImageRecord,
     facts: &HostFacts,
 ) -> Option<String> {
-    const NAME: &str = "NVIDIA_DRIVER_CAPABILITIES";
     let rules = request.environment.iter().rev();
     let asked = rules.filter_map(|rule| match rule {
-        EnvRule::Set(name, value) if name == NAME => value.to_str().map(str::to_string),
+        EnvRule::Set(name, value) if name == wanted => value.to_str().map(str::to_string),
         _ => None,
     });
     let image = record.config.env.iter();
-    let image = image.filter_map(|entry| entry.strip_prefix(NAME)?.strip_prefix('='));
-    let caller = facts.variable(NAME).and_then(|value| value.to_str());
+    let image = image.filter_map(|entry| entry.strip_prefix(wanted)?.strip_prefix('='));
+    let caller = facts.variable(wanted).and_then(|value| value.to_str());
     let mut all = asked.chain(image.chain(caller).map(str::to_string));
     all.next()
 }

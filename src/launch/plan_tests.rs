@@ -126,18 +126,7 @@ fn plans_as_text() {
                 allowed: true,
             })
             .to_vec(),
-        driver: super::super::facts::Driver {
-            kernel: "550.54.15".into(),
-            libraries: vec![super::super::facts::DriverLibrary {
-                soname: "libcuda.so.1".into(),
-                path: "/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15".into(),
-            }],
-            programs: vec![(
-                super::super::driver::Class::Utility,
-                "/usr/bin/nvidia-smi".into(),
-            )],
-            ..Default::default()
-        },
+        driver: super::super::driver::tests::small(),
         ..slurm.clone()
     };
     golden("plan-plain", &planned(&[], &facts(&[])).unwrap());
