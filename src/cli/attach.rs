@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         gpu: profile.gpu,
         dev: profile.dev,
         devices: &[],
-        capabilities: None,
+        variable: &|_| None,
         contents: &record.contents,
     };
     let devices = devices(&asked, &facts, slurm.as_ref())?;
