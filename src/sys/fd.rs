@@ -56,7 +56,7 @@ fn seal_range(first: RawFd, last: RawFd) -> Result<()> {
     if let Some(answer) = answer {
         return answer;
     }
-    for fd in open_descriptors()? {
+    for fd in open_descriptors() {
         if (first..=last).contains(&fd) {
             // SAFETY: the call changes one flag of a descriptor number of this process and touches no memory. The worst
             // case, a number that was closed meanwhile, is EBADF.
@@ -77,8 +77,16 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<()> {
     }
 }
 
-/// The descriptors that are open now, from `/proc`.
-fn open_descriptors() -> Result<Vec<RawFd>> {
+/// The descriptors that are open now, from `/proc`; all that there could be where an image has put something else there.
+fn open_descriptors() -> Vec<RawFd> {
+    listed().unwrap_or_else(|_| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let limit = limit.and_then(|limit| RawFd::try_from(limit).ok());
+        (3..limit.unwrap_or(RawFd::MAX).min(1 << 20)).collect()
+    })
+}
+
+fn listed() -> Result<Vec<RawFd>> {
     let directory = rustix::fs::open(
         "/proc/self/fd",
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -91,7 +99,12 @@ fn open_descriptors() -> Result<Vec<RawFd>> {
             found.push(fd);
         }
     }
-    found.retain(|fd| *fd != directory.as_raw_fd());
+    // A true list has the descriptor that it is read through.
+    let own = directory.as_raw_fd();
+    if !found.contains(&own) {
+        return Err(Errno::NOENT);
+    }
+    found.retain(|fd| *fd != own);
     Ok(found)
 }
 
@@ -128,7 +141,7 @@ pub(super) unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<Vec<OwnedF
     std::mem::forget(lifted);
     std::mem::forget(null);
     if attempt(Call::CloseRange, || close_range(top, RawFd::MAX, 0)).is_none() {
-        for fd in open_descriptors()? {
+        for fd in open_descriptors() {
             if fd >= top {
                 // SAFETY: as promised by the caller, nobody uses these numbers any more.
                 unsafe { libc::close(fd) };
