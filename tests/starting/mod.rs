@@ -6,6 +6,9 @@
 mod attach;
 mod command;
 mod devices;
+mod hostile;
+mod node;
+mod ranks;
 
 use crate::image::layout::Layout;
 use crate::image::tar::{Entry, Kind};

@@ -332,23 +332,28 @@ pub fn once_per_step(
             std::mem::forget(lock);
         }
     };
-    if let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Waiting, false)
-        && let Some(answer) = rendezvous.read_answer(&name)
-    {
-        shared(lock);
-        return Ok(answer);
-    }
-    let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Making, true) else {
-        return fetch();
+    // Readers never wait for each other, only for the one who asks.
+    let asking = loop {
+        if let Ok(Some(lock)) = rendezvous.lock(&name, Lock::Waiting, true)
+            && let Some(answer) = rendezvous.read_answer(&name)
+        {
+            shared(lock);
+            return Ok(answer);
+        }
+        match rendezvous.lock(&name, Lock::Making, false) {
+            Ok(Some(lock)) => break lock,
+            Ok(None) => {}
+            Err(_) => return fetch(),
+        }
     };
     if let Some(answer) = rendezvous.read_answer(&name) {
-        shared(lock);
+        shared(asking);
         return Ok(answer);
     }
     let fetched = fetch();
     match &fetched {
         // A full memory file system costs only speed.
-        Ok(answer) if rendezvous.write_answer(&name, answer).is_ok() => shared(lock),
+        Ok(answer) if rendezvous.write_answer(&name, answer).is_ok() => shared(asking),
         _ => rendezvous.remove(&name),
     }
     fetched
