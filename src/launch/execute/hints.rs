@@ -5,6 +5,7 @@ use super::super::step::{Image, Step};
 use crate::error::Error;
 use crate::sys::Errno;
 use crate::sys::namespace::MapRefused;
+use std::path::Path;
 
 /// What went wrong in a step, naming what was refused.
 pub fn cause(step: &Step, fault: &Fault) -> String {
@@ -62,6 +63,9 @@ pub fn hint_for(step: &Step, fault: &Fault) -> Option<String> {
         (Step::MountPoints(_) | Step::Bind { .. }, Place::Target, Errno::NOTDIR | Errno::ISDIR) => {
             "choose another target, or add a fitting mount point to the image"
         }
+        (Step::Bind { from, .. }, Place::Source, Errno::NOENT) if lists(from) => {
+            "write one `--bind` for each; only the variable CARRACK_BIND takes a list"
+        }
         (Step::Bind { .. }, Place::Source, Errno::NOENT) => {
             "make it first, or let it be made with the flag `x-create=dir`"
         }
@@ -81,6 +85,11 @@ pub fn hint_for(step: &Step, fault: &Fault) -> Option<String> {
         _ => return None,
     };
     Some(text.to_string())
+}
+
+/// Whether somebody wrote several paths into one, as other launchers allow.
+fn lists(path: &Path) -> bool {
+    path.to_string_lossy().contains(",/")
 }
 
 /// `unshare` failed.
