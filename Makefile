@@ -7,6 +7,7 @@ test:    ; @scripts/test
 bench:   ; @scripts/bench
 install: ; @scripts/install '$(PREFIX)'
 dist:    ; @scripts/dist
+conformance: ; @scripts/conformance
 plugin:  ; cargo build --release -p carrack-spank
 
-.PHONY: build demo test bench install dist plugin
+.PHONY: build demo test bench install dist conformance plugin

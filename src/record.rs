@@ -21,6 +21,9 @@ pub struct ImageRecord {
     pub schema: u32,
     /// What the user asked for, in normal form.
     pub reference: String,
+    /// What it was made from, where that is not what it is called: a file or a directory that was given a name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// `sha256:…` of the platform's manifest. For sources without one (a directory, a bare squashfs): of the content.
     pub manifest_digest: String,
     /// `sha256:…` of the config document; empty for sources without one.

@@ -26,6 +26,7 @@ mod readme;
 
 mod registry;
 mod scene;
+mod sites;
 mod slurm;
 mod starting;
 mod store;

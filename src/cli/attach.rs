@@ -1,6 +1,7 @@
 //! `carrack attach`: into a capsule that runs on this node.
 
 use super::LaunchCommon;
+use super::policy::{Deed, may};
 use super::starting::{Voice, find};
 use crate::error::{Error, Result};
 use crate::launch::capsule::{Running, running};
@@ -46,15 +47,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let settings = args.common.common().settings()?;
     let request = Request::default();
     let profile = Profile::choose(&settings.config, &request)?;
+    may(Deed::Run, &settings.config.access)?;
     if !profile.interactive {
-        return Err(
-            Error::usage("nobody may enter a running image here").cause(format!(
-                "the profile `{}` says so (`interactive`)",
-                profile.name
-            )),
-        );
+        return Err(profile.nobody_enters());
     }
     let chosen = choose(all, args.which.as_deref())?;
+    // It may run under another profile than the one that is asked for now.
+    if chosen.description.shut {
+        return Err(Error::usage("nobody may enter a running image here")
+            .cause("the profile that it was started with says so (`interactive`)"));
+    }
     // The image's own variables, where the store still has the image. By its file: the name may have moved on.
     let file = chosen.description.file.to_string_lossy();
     let record = find(&file, &settings, &args.common, true)
@@ -113,6 +115,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         argv,
         keep_fds: Vec::new(),
         warnings: Vec::new(),
+        shut: false,
     };
     Err(execute::attach(&chosen, &plan, &Voice::of(&args.common)))
 }

@@ -307,7 +307,8 @@ impl Job<'_> {
                 self.check_space(&image)?;
                 let converted = self.convert(source, &image, &incoming)?;
                 let warnings = converted.warnings.clone();
-                let record = image.record(self.title(), converted)?;
+                let mut record = image.record(self.title(), converted)?;
+                record.source = self.other_source();
                 (incoming.publish(&record)?, How::Converted, warnings)
             }
         };
@@ -428,12 +429,21 @@ impl Job<'_> {
         let (stored, how) = match self.begin(&digest)? {
             Begin::Ready(stored) => (*stored, How::Present),
             Begin::Convert(incoming) => {
-                let record = adopt::copy(file, known, &incoming.output()?, self.title())?;
+                let mut record = adopt::copy(file, known, &incoming.output()?, self.title())?;
+                record.source = self.reference.to_string();
                 (incoming.publish(&record)?, How::Copied)
             }
         };
         self.name(&stored, None)?;
         Ok(done(Some(stored), how))
+    }
+
+    /// Where the image came from, when it is called something else.
+    fn other_source(&self) -> String {
+        match self.title() == &self.reference {
+            true => String::new(),
+            false => self.reference.to_string(),
+        }
     }
 
     /// Some sites let only named users bring in images that no registry has seen.
@@ -444,7 +454,11 @@ impl Job<'_> {
             return Ok(());
         }
         // `id` asks the directory services, which a static binary cannot.
-        let output = std::process::Command::new("id").arg("-un").output();
+        // By absolute path: a `PATH` of the user's own must not answer.
+        let output = ["/usr/bin/id", "/bin/id"].iter().find_map(|program| {
+            let mut command = std::process::Command::new(program);
+            command.arg("-un").env_clear().output().ok()
+        });
         let name = output
             .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string())
             .unwrap_or_default();
@@ -492,6 +506,7 @@ impl Image {
         Ok(ImageRecord {
             schema: SCHEMA,
             reference: reference.to_string(),
+            source: String::new(),
             manifest_digest: self.digest.to_string(),
             config_digest: self
                 .config_digest

@@ -55,6 +55,8 @@ pub struct Setup<'a> {
     pub guardian: Option<u32>,
     /// Tasks change their own copies of the mount namespace, so no task's namespace is the capsule's.
     pub private_copies: bool,
+    /// Nobody else is to be let in.
+    pub shut: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -350,6 +352,7 @@ impl Broker<'_> {
                             path.clone()
                         }
                     },
+                    shut: self.setup.shut,
                     made: std::time::SystemTime::now()
                         .duration_since(std::time::UNIX_EPOCH)
                         .map_or(0, |time| time.as_secs()),

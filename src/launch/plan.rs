@@ -118,6 +118,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     let hash = Plan::hash_of(&steps, identity, network);
     let shared = sharing::sharing(request.name.as_deref(), facts, slurm.as_ref());
     Ok(Plan {
+        shut: !profile.interactive,
         key: shared.key(facts.uid, hash),
         tasks_on_node: shared.tasks_on_node,
         identity,
@@ -152,8 +153,28 @@ fn asked_variable(
 }
 
 fn check_image(found: &Found, config: &Config) -> Result<()> {
-    let allowed = &config.launch.images;
-    let name = &found.record.reference;
+    let (allowed, digests) = (&config.launch.images, &config.trust.digests);
+    if allowed.is_empty() && digests.is_empty() {
+        return Ok(());
+    }
+    let record = &found.record;
+    let refused = Error::usage(format!(
+        "the image `{}` is not allowed here",
+        found.reference
+    ))
+    .hint("`carrack config show launch` prints the site's rules");
+    // The record beside a file says what its writer wanted.
+    let word = &found.reference;
+    if word.starts_with(['/', '.']) || !matches!(found.image, Image::Squashfs { .. }) {
+        return Err(refused.cause(format!(
+            "a file could be anything; the site allows: {} (`launch.images`)",
+            [allowed.as_slice(), digests].concat().join(", ")
+        )));
+    }
+    let name = match record.source.is_empty() {
+        true => &record.reference,
+        false => &record.source,
+    };
     // By whole components: `host/approved` does not allow `host/approved-not`.
     let within = |prefix: &String| {
         let rest = name.strip_prefix(prefix.as_str());
@@ -161,15 +182,19 @@ fn check_image(found: &Found, config: &Config) -> Result<()> {
             rest.is_empty() || prefix.ends_with('/') || rest.starts_with(['/', ':', '@'])
         })
     };
-    if allowed.is_empty() || (!name.is_empty() && allowed.iter().any(within)) {
+    let named = !name.is_empty() && allowed.iter().any(within);
+    let by_digest = !record.manifest_digest.is_empty() && digests.contains(&record.manifest_digest);
+    if named || by_digest {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "the image `{}` is not allowed here",
-        found.reference
-    ))
-    .cause(format!("the site allows: {}", allowed.join(", ")))
-    .hint("`carrack config show launch` prints the site's rules"))
+    let origin = match record.source.is_empty() {
+        true => String::new(),
+        false => format!("it was made from `{name}`; "),
+    };
+    Err(refused.cause(format!(
+        "{origin}the site allows: {} (`launch.images`, `trust.digests`)",
+        [allowed.as_slice(), digests].concat().join(", ")
+    )))
 }
 
 fn network(request: &Request, profile: &Profile, slurm: Option<&SlurmStep>) -> Result<Network> {

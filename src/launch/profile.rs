@@ -247,7 +247,7 @@ impl Profile {
                 self.name
             )));
         }
-        if request.mode == Mode::Shell && !self.interactive {
+        if (request.mode == Mode::Shell || request.interactive) && !self.interactive {
             return Err(self.nobody_enters());
         }
         self.check_command(request)

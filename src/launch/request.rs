@@ -33,6 +33,8 @@ pub struct Request {
     pub network: Option<NetworkChoice>,
     pub name: Option<String>,
     pub dev: Option<Dev>,
+    /// Somebody wants to sit in front of it.
+    pub interactive: bool,
     pub profile: Option<String>,
     /// The project whose data is meant; one of the user's own.
     pub project: Option<String>,

@@ -106,8 +106,7 @@ spellings! {
     ' ' "add-host" "dns" "dns-search" "ip" "link" "mac-address" "network-alias", Value => Refused("the network and its names are the host's");
     ' ' "hostname", Value => Refused("the host name is the host's: MPI and Slurm rely on it");
     // What is so anyway.
-    'i' "interactive", Nothing => NoEffect;
-    't' "tty", Nothing => NoEffect;
+    't' "tty", Nothing => Pairs(&[("interactive", "true")]);
     ' ' "rm" "init" "sig-proxy" "no-healthcheck" "join", Nothing => NoEffect;
     'j', Nothing => NoEffect;
     ' ' "shm-size" "ulimit" "pull" "platform" "log-driver" "stop-signal" "stop-timeout" "ipc" "pid" "uts" "cgroupns", Value => Read(host_is_fine);

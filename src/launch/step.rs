@@ -236,6 +236,8 @@ pub struct Plan {
     pub keep_fds: Vec<i32>,
     /// What the user should know, said once per step.
     pub warnings: Vec<String>,
+    /// Nobody may be let in besides the tasks of the step.
+    pub shut: bool,
 }
 
 impl Plan {

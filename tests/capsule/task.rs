@@ -164,6 +164,7 @@ fn plan(image: &str, command: &[&str]) -> Plan {
             .into_iter()
             .collect(),
         warnings: Vec::new(),
+        shut: false,
     }
 }
 

@@ -243,6 +243,7 @@ fn start_broker(
         maker: std::process::id(),
         guardian: meeting.and_then(|_| scope::guardian()),
         private_copies: !plan.task_steps.is_empty(),
+        shut: plan.shut,
     };
     let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
     keep.extend(file.map(|file| file.as_fd()));

@@ -306,6 +306,8 @@ pub struct Description {
     pub image: String,
     /// Where it lies: a name may mean another image by now.
     pub file: PathBuf,
+    /// Whether only the tasks of its step may come in.
+    pub shut: bool,
     /// When it was made, in seconds since 1970.
     pub made: u64,
 }
@@ -320,12 +322,14 @@ impl Description {
         }
         let (mut socket, mut broker, mut image, mut file, mut made) =
             (None, None, None, None, None);
+        let mut shut = false;
         for line in lines {
             match line.split_once(' ')? {
                 ("socket", hex) => socket = unhex(hex),
                 ("broker", pid) => broker = pid.parse().ok(),
                 ("image", hex) => image = unhex(hex).and_then(|b| String::from_utf8(b).ok()),
                 ("file", hex) => file = unhex(hex).map(|b| PathBuf::from(OsString::from_vec(b))),
+                ("shut", word) => shut = word == "yes",
                 ("made", seconds) => made = seconds.parse().ok(),
                 _ => {}
             }
@@ -335,6 +339,7 @@ impl Description {
             broker: broker?,
             image: image?,
             file: file?,
+            shut,
             made: made?,
         })
     }
@@ -347,6 +352,7 @@ impl std::fmt::Display for Description {
         writeln!(out, "broker {}", self.broker)?;
         writeln!(out, "image {}", hex(self.image.as_bytes()))?;
         writeln!(out, "file {}", hex(self.file.as_os_str().as_bytes()))?;
+        writeln!(out, "shut {}", if self.shut { "yes" } else { "no" })?;
         writeln!(out, "made {}", self.made)?;
         writeln!(out, "end")
     }
@@ -379,6 +385,7 @@ mod tests {
             broker: 42,
             image: "docker://a/b:1\nend\n".into(),
             file: "/store/a b.sqsh".into(),
+            shut: true,
             made: 1_763_700_000,
         }
     }

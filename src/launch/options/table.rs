@@ -360,6 +360,18 @@ pub static OPTIONS: &[OptionSpec] = &[
         ..PLAIN
     },
     OptionSpec {
+        name: "interactive",
+        short: Some('i'),
+        variable: "CARRACK_INTERACTIVE",
+        key: "interactive",
+        help: "Expect a person at a terminal (docker's -it); a site may refuse that",
+        set: |request, value| {
+            request.interactive = !matches!(value, Value::Off);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
         name: "profile",
         variable: "CARRACK_PROFILE",
         key: "profile",

@@ -64,7 +64,7 @@ pub fn check_allowed(registry: &str, repository: &str, settings: &SourceSettings
     };
     Err(
         Error::new(format!("`{name}` may not be used on this system"))
-            .cause("it is not on the site's list of registries")
+            .cause("it is not on the site's list of registries (`registries.allow`)")
             .hint(format!("allowed are: {}", settings.allow.join(", "))),
     )
 }
