@@ -43,7 +43,7 @@ pub mod verify;
 pub mod wait;
 
 use crate::error::{Error, Result};
-use clap::{CommandFactory, FromArgMatches};
+use clap::{Args as _, CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -67,6 +67,14 @@ macro_rules! commands {
                     })*)*
                 }
             }
+        }
+
+        /// The arguments of one command, and of no other.
+        fn arguments_of(name: &str) -> Option<clap::Command> {
+            $($(if name == stringify!($module) {
+                return Some($module::Args::augment_args(clap::Command::new(stringify!($module))));
+            })*)*
+            None
         }
 
         /// Heading and commands of each group.
@@ -127,9 +135,22 @@ pub fn definition() -> clap::Command {
     ))
 }
 
+/// Parses a command line whose first word is a command with that command's own arguments: to define all of them costs a
+/// good part of a launch. `None`: something is wrong with it, or is asked for, that only the whole [`definition`] can say.
+fn parse_one(args: &[OsString]) -> Option<Cli> {
+    let name = args.get(1)?.to_str()?;
+    let command =
+        Common::augment_args(clap::Command::new("carrack")).subcommand(arguments_of(name)?);
+    let matches = command.try_get_matches_from(args).ok()?;
+    Cli::from_arg_matches(&matches).ok()
+}
+
 /// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     let args = launching::mark_dashes(args.into_iter().collect());
+    if let Some(cli) = parse_one(&args) {
+        return cli.command.run(&cli.common);
+    }
     let parsed = definition()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
