@@ -1,27 +1,34 @@
 //! Mount points that an image lacks.
 //!
 //! In a writable root they are made. A read-only image gets, in place of the nearest directory that exists, a *mirror*: a
-//! tmpfs with that directory's entries bound back and the new one beside them. Lookups elsewhere stay as fast as before,
-//! which an overlay over the whole image would not allow. A directory with very many entries gets an overlay of its own.
+//! tmpfs with that directory's entries bound back and the new ones beside them. Lookups elsewhere stay as fast as before,
+//! which an overlay over the whole image would not allow. Where there are many entries to bind, as in `/etc`, an overlay
+//! over that one directory does the same with a single mount.
 
 use super::{Done, Fault, Like, Place, mode_of};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::resolve::{Last, in_root};
 use crate::sys::{Errno, fd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Entries of a directory up to which binding each back is cheaper than an overlay.
-const MAX_MIRRORED: usize = 256;
+const FEW: usize = 12;
 const MAX_LINKS: u32 = 40;
+
+/// Paths below a directory, and what is to be there.
+type Missing = Vec<(PathBuf, Like)>;
 
 pub(super) struct Mirrors {
     root: OwnedFd,
     writable: bool,
-    /// Mirrored directories, in normal form without links, and how they are mounted.
+    /// By the nearest directory that exists, in normal form without links.
+    missing: BTreeMap<PathBuf, Missing>,
+    /// Mirrored directories.
     made: Vec<PathBuf>,
     /// The root itself is a mirror, at another place of the stage.
     moved: bool,
@@ -33,42 +40,51 @@ impl Mirrors {
         Ok(Mirrors {
             root: root.try_clone_to_owned().map_err(|_| Errno::MFILE)?,
             writable,
+            missing: BTreeMap::new(),
             made: Vec::new(),
             moved: false,
             skeletons: 0,
         })
     }
 
-    /// Makes sure that something is at `path`.
+    /// Sees to it that something will be at `path`, at the latest after [`Mirrors::finish`].
     pub fn add(&mut self, path: &Path, like: &Like) -> Done {
-        let (parent, rest) = match nearest(self.root.as_fd(), path)? {
-            None => return Ok(()),
-            Some(found) => found,
+        let Some((parent, rest)) = nearest(self.root.as_fd(), path)? else {
+            return Ok(());
         };
-        let inside = |made: &PathBuf| parent.starts_with(made) && !self.covered(&parent, made);
-        if self.writable || self.made.iter().any(inside) {
+        if self.writable {
             return make(self.root.as_fd(), &parent.join(rest), like, 0o755);
         }
-        self.mirror(&parent, &rest, like)
+        let wanted = self.missing.entry(parent).or_default();
+        wanted.push((rest, like.clone()));
+        Ok(())
     }
 
-    /// Whether `path` is not in the tmpfs of the mirror `made` but in an entry of it that was bound back.
-    fn covered(&self, path: &Path, made: &Path) -> bool {
-        let device = |path: &Path| {
-            in_root(&self.root, path, Last::Follow)
-                .and_then(rustix::fs::fstat)
-                .map(|stat| stat.st_dev)
-        };
-        device(path).is_err() || device(path) != device(made)
+    /// Makes what was missing, and closes it against changes. The new root, if there is one.
+    pub fn finish(mut self) -> Done<Option<OwnedFd>> {
+        // A directory comes before those below it: what lies over these must not be covered again.
+        for (directory, wanted) in std::mem::take(&mut self.missing) {
+            self.complete(&directory, &wanted)?;
+        }
+        for made in &self.made {
+            mount::close_one(self.root.as_fd(), made)?;
+        }
+        Ok(self.moved.then_some(self.root))
     }
 
-    fn mirror(&mut self, directory: &Path, rest: &Path, like: &Like) -> Done {
+    fn complete(&mut self, directory: &Path, wanted: &Missing) -> Done {
         let old = in_root(&self.root, directory, Last::Follow)?;
         let entries = entries(&old)?;
-        if entries.len() > MAX_MIRRORED && directory != Path::new("/") {
-            return self.lay_over(directory, &old, rest, like);
+        let is_root = directory == Path::new("/");
+        // Not every file system may lie below an overlay, and old kernels allow none here.
+        if !is_root
+            && entries.len() > FEW
+            && !has_mounts_below(&old)
+            && self.lay_over(directory, &old, wanted)?
+        {
+            return Ok(());
         }
-        let new = if directory == Path::new("/") {
+        let new = if is_root {
             mount::tmpfs(mount::place("/root")?, None, 0o755, Attributes::SAFE)?;
             let root = mount::place("/root")?;
             self.moved = true;
@@ -83,32 +99,57 @@ impl Mirrors {
                 fault.at(directory.join(OsStr::from_bytes(name.as_bytes())).display())
             })?;
         }
-        make(self.root.as_fd(), &directory.join(rest), like, 0o755)?;
+        make_all(self.root.as_fd(), directory, directory, wanted)?;
         // A search through the directory must be allowed as before; the owner is the same person anyway.
         rustix::fs::chmodat(&new, ".", mode_of(&old)? | Mode::RWXU, AtFlags::empty())?;
         self.made.push(directory.to_path_buf());
         Ok(())
     }
 
-    /// Lays a small directory with only the new entry over `directory`.
-    fn lay_over(&mut self, directory: &Path, old: &OwnedFd, rest: &Path, like: &Like) -> Done {
+    /// Lays a small directory with only the new entries over `directory`. False when the kernel refuses to.
+    fn lay_over(&mut self, directory: &Path, old: &OwnedFd, wanted: &Missing) -> Done<bool> {
         self.skeletons += 1;
         let skeleton = format!("/parts/over{}", self.skeletons);
         rustix::fs::mkdir(&skeleton, Mode::RWXU)?;
-        make(mount::place(&skeleton)?.as_fd(), rest, like, 0o755)?;
+        let new = mount::place(&skeleton)?;
+        make_all(new.as_fd(), Path::new("/"), directory, wanted)?;
         rustix::fs::chmod(&skeleton, mode_of(old)? | Mode::RWXU)?;
         let lower = fd::path_of(old);
-        mount::overlay(&fd::path_of(old), &[&skeleton, &lower], None)
-            .map_err(|errno| Fault::from(errno).at(directory.display()))
+        Ok(mount::overlay(&lower, &[&skeleton, &lower], None).is_ok())
     }
+}
 
-    /// Closes the mirrors against changes. The new root, if there is one.
-    pub fn finish(self) -> Done<Option<OwnedFd>> {
-        for made in &self.made {
-            mount::close_one(self.root.as_fd(), made)?;
-        }
-        Ok(self.moved.then_some(self.root))
+/// Makes what is wanted below `at`; `shown` is how the user knows that place.
+fn make_all(root: BorrowedFd<'_>, at: &Path, shown: &Path, wanted: &Missing) -> Done {
+    for (rest, like) in wanted {
+        make(root, &at.join(rest), like, 0o755).map_err(|fault| match fault.at {
+            None => Fault {
+                place: Place::Target,
+                ..fault
+            }
+            .at(shown.join(rest).display()),
+            Some(_) => fault,
+        })?;
     }
+    Ok(())
+}
+
+/// Whether something is mounted below a directory, which an overlay would not show. What cannot be found out is a yes.
+fn has_mounts_below(directory: &OwnedFd) -> bool {
+    let path = std::fs::read_link(fd::path_of(directory));
+    let mounts = std::fs::read("/proc/self/mountinfo");
+    let (Ok(path), Ok(mounts)) = (path, mounts) else {
+        return true;
+    };
+    // The file writes blanks and the like as octal numbers; such a path is not worth the trouble.
+    let path = path.as_os_str().as_bytes();
+    let plain = |b: &u8| b.is_ascii_graphic() && *b != b'\\';
+    !path.iter().all(plain)
+        || mounts.split(|b| *b == b'\n').any(|line| {
+            let at = line.split(|b| *b == b' ').nth(4).unwrap_or_default();
+            at.strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with(b"/"))
+        })
 }
 
 pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
