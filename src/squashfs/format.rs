@@ -64,6 +64,11 @@ impl Compressor {
             Compressor::Zstd => "zstd",
         }
     }
+
+    /// Whether a block is decompressed within a fraction of a millisecond.
+    pub fn is_quick(self) -> bool {
+        matches!(self, Compressor::Lz4 | Compressor::Zstd)
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

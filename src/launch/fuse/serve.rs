@@ -2,14 +2,14 @@
 //!
 //! Threads start here, after the fork that made the server process, never before. At most one thread listens while the
 //! others rest, so that a single reader of the image is always answered by the same warm thread (two listeners take
-//! turns, which doubled the time of a tree walk). A second thread is called when one is about to read or decompress a
-//! block, or when more requests are waiting. When the last process of the capsule is gone the kernel unmounts, every
-//! read gives ENODEV, and [`serve`] returns.
+//! turns, which doubled the time of a tree walk). A second thread is called when one is about to wait for the storage, or
+//! to decompress or hand out a block while more requests are waiting: waking a thread costs as much as a small answer.
+//! When the last process of the capsule is gone the kernel unmounts, every read gives ENODEV, and [`serve`] returns.
 
 use super::answer::{Answer, Answerer, Workspace};
-use super::protocol::{Reply, Request};
+use super::protocol::{Reply, Request, opcode};
 use crate::error::{Context, Error, Result};
-use crate::squashfs::read::Image;
+use crate::squashfs::read::{Image, Work};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::fs::File;
@@ -84,8 +84,12 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Resul
         call: Condvar::new(),
     });
     let weak = Arc::downgrade(&server);
-    image.before_slow(Box::new(move || {
-        if let Some(server) = weak.upgrade() {
+    // What takes milliseconds to decompress is like waiting.
+    let quick = image.compressor().is_quick();
+    image.before_work(Box::new(move |work| {
+        if let Some(server) = weak.upgrade()
+            && (work == Work::Storage || !quick || server.more_requests())
+        {
             server.somebody_listens();
         }
     }));
@@ -125,15 +129,15 @@ impl Server {
                         .or_say(|| "cannot read from the FUSE device");
                 }
             };
-            if self.more_requests() {
-                self.somebody_listens();
-            }
             let Some(request) = Request::parse(buffer.get(..length).unwrap_or_default()) else {
                 self.tell(&Error::new(
                     "the kernel sent a FUSE message that is cut off",
                 ));
                 continue;
             };
+            if request.opcode == opcode::READ && self.more_requests() {
+                self.somebody_listens();
+            }
             // A panic would leave the caller without an answer, for ever.
             let answer = catch_unwind(AssertUnwindSafe(|| {
                 self.answerer.answer(&request, &mut workspace)

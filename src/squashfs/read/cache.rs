@@ -78,12 +78,12 @@ impl Cache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The block of `key`; `make` gets an old buffer to fill (of any length) when it is not there. `slow` is called
-    /// once before anything that takes long: making the block, or waiting for the thread that makes it.
+    /// The block of `key`; `make` gets an old buffer to fill (of any length) when it is not there. `wait` is called once
+    /// before waiting for another thread that makes it.
     pub fn get<E>(
         &self,
         key: Key,
-        slow: impl Fn(),
+        wait: impl Fn(),
         make: impl FnOnce(Vec<u8>) -> Result<Block, E>,
     ) -> Result<Arc<Block>, E> {
         let mut state = self.lock();
@@ -100,7 +100,7 @@ impl Cache {
                 }
                 Some(Slot::Pending) if !told => {
                     drop(state);
-                    slow();
+                    wait();
                     told = true;
                     state = self.lock();
                 }
@@ -125,9 +125,6 @@ impl Cache {
             key,
             block: None,
         };
-        if !told {
-            slow();
-        }
         let block = Arc::new(make(buffer)?);
         pending.block = Some(Arc::clone(&block));
         Ok(block)

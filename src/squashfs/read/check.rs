@@ -84,14 +84,13 @@ impl Image {
                 self.superblock.bytes_used, expected.bytes_used
             ));
         }
-        let available = self.file.metadata().or_say(what)?.len();
         let length = expected.hashes_count.checked_mul(BlockHash::SIZE as u64);
         let Some(length) = length.filter(|length| {
             expected
                 .hashes_offset
                 .checked_add(*length)
                 .and_then(|end| end.checked_add(self.offset))
-                .is_some_and(|end| end <= available)
+                .is_some_and(|end| end <= self.file_length)
         }) else {
             return differs("its table of block hashes is cut off".into());
         };

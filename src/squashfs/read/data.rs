@@ -3,7 +3,7 @@
 use super::cache::Block;
 use super::inode::{Content, FileContent, Inode};
 use super::metadata::{Cursor, Held, copy};
-use super::{Image, InodeReference, Tool};
+use super::{Image, InodeReference, Tool, Work};
 use crate::error::Result;
 use crate::squashfs::format::{DATA_SIZE_MASK, DATA_UNCOMPRESSED};
 use std::collections::VecDeque;
@@ -218,7 +218,7 @@ impl Image {
     pub(super) fn data_block(&self, start: u64, word: u32) -> Result<Arc<Block>> {
         self.data.get(
             (start, word),
-            || self.slow(),
+            || self.tell(Work::Storage),
             |buffer| self.make_data(start, word, buffer),
         )
     }
@@ -244,9 +244,13 @@ impl Image {
                  stored,
                  decompressor,
              }| {
-                stored.resize(stored.len().max(size), 0);
+                // Room for any block, so that it is allocated once.
+                if stored.len() < block_size {
+                    *stored = vec![0; block_size];
+                }
                 let stored = stored.get_mut(..size).unwrap_or_default();
                 self.stored(start, stored)?;
+                self.tell(Work::Computing);
                 self.check_block(start, stored)?;
                 let length = decompressor
                     .decompress(stored, buffer.get_mut(..block_size).unwrap_or_default())

@@ -4,7 +4,7 @@
 //! so no chain of blocks is endless.
 
 use super::cache::Block;
-use super::{Image, Tool};
+use super::{Image, Tool, Work};
 use crate::error::Result;
 use crate::squashfs::format::{METADATA_SIZE, METADATA_UNCOMPRESSED};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Image {
     pub(super) fn metadata_block(&self, position: u64) -> Result<Arc<Block>> {
         self.metadata.get(
             (position, 0),
-            || self.slow(),
+            || self.tell(Work::Storage),
             |buffer| self.make_metadata(position, buffer),
         )
     }

@@ -74,6 +74,8 @@ impl Options {
 /// An open image.
 pub struct Image {
     file: File,
+    /// Bytes of the whole file.
+    file_length: u64,
     name: String,
     offset: u64,
     superblock: Superblock,
@@ -87,7 +89,16 @@ pub struct Image {
     lists: data::Lists,
     resume: directory::Resume,
     integrity: OnceLock<check::Checked>,
-    before_slow: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    before_work: OnceLock<Box<dyn Fn(Work) + Send + Sync>>,
+}
+
+/// What a thread is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Wait for the storage that holds the image, or for another thread that may.
+    Storage,
+    /// Decompress a block.
+    Computing,
 }
 
 /// What one thread needs to make one block.
@@ -106,11 +117,8 @@ impl Image {
         let superblock = Superblock::parse(&bytes)
             .or_say(what)
             .map_err(|error| error.cause("it is not a squashfs 4.0 image"))?;
-        let length = file
-            .metadata()
-            .or_say(what)?
-            .len()
-            .saturating_sub(options.offset);
+        let file_length = file.metadata().or_say(what)?.len();
+        let length = file_length.saturating_sub(options.offset);
         let supported = Compressor::from_id(superblock.compressor);
         let Some((compressor, first)) =
             supported.and_then(|c| Decompressor::new(c).map(|decompressor| (c, decompressor)))
@@ -158,8 +166,9 @@ impl Image {
             lists: data::Lists::default(),
             resume: directory::Resume::default(),
             integrity: OnceLock::new(),
-            before_slow: OnceLock::new(),
+            before_work: OnceLock::new(),
             file,
+            file_length,
             name: options.name,
             offset: options.offset,
             superblock,
@@ -185,15 +194,15 @@ impl Image {
         self.superblock.root_inode
     }
 
-    /// Sets what a thread calls before it reads and decompresses, or waits for one that does: a server lets another
-    /// thread listen meanwhile. Only the first call has an effect.
-    pub fn before_slow(&self, tell: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.before_slow.set(tell);
+    /// Sets what a thread calls before work that others need not wait for: a server lets another thread listen meanwhile.
+    /// Only the first call has an effect.
+    pub fn before_work(&self, tell: Box<dyn Fn(Work) + Send + Sync>) {
+        let _ = self.before_work.set(tell);
     }
 
-    fn slow(&self) {
-        if let Some(tell) = self.before_slow.get() {
-            tell();
+    fn tell(&self, work: Work) {
+        if let Some(tell) = self.before_work.get() {
+            tell(work);
         }
     }
 
@@ -221,15 +230,24 @@ impl Image {
             into.copy_from_slice(held);
             return Ok(());
         }
-        self.file
-            .read_exact_at(into, self.offset.saturating_add(position))
-            .or_say(|| {
-                format!(
-                    "cannot read {} bytes at {position} of the image `{}`",
-                    into.len(),
-                    self.name
-                )
-            })
+        let position_in_file = self.offset.saturating_add(position);
+        if self.before_work.get().is_some() {
+            // Bytes that this node has in memory come at once; for others the storage may take its time.
+            let mut whole = [std::io::IoSliceMut::new(into)];
+            let flags = rustix::io::ReadWriteFlags::NOWAIT;
+            let read = rustix::io::preadv2(&self.file, &mut whole, position_in_file, flags);
+            if read == Ok(into.len()) {
+                return Ok(());
+            }
+            self.tell(Work::Storage);
+        }
+        self.file.read_exact_at(into, position_in_file).or_say(|| {
+            format!(
+                "cannot read {} bytes at {position} of the image `{}`",
+                into.len(),
+                self.name
+            )
+        })
     }
 
     /// Runs `work` with a decoder that no other thread uses meanwhile.
