@@ -1,6 +1,7 @@
 //! The store under many processes, in a site's hands, and in the wrong hands.
 
 use crate::image::layout::Layout;
+use crate::need::need;
 use crate::scene::Scene;
 use std::path::PathBuf;
 
@@ -203,4 +204,42 @@ fn a_store_that_cannot_be_read_is_told_by_every_command() {
     scene.write("work/file", "");
     let file = scene.run(["verify", "--all", "--store", "file"]);
     assert!(file.err.contains("Not a directory"), "{file}");
+}
+
+/// A thousand nodes that start at once ask a shared file system for every name that a launch looks up.
+#[test]
+fn the_first_task_of_a_node_asks_the_store_for_few_names() {
+    need!(Userns, Fuse, Strace);
+    let mut scene = scene_with(IMAGE);
+    pulled(&scene);
+    let job = format!("7{}", std::process::id());
+    for (name, value) in [
+        ("SLURM_JOB_ID", job.as_str()),
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_LOCALID", "0"),
+        ("SLURM_PROCID", "0"),
+    ] {
+        scene.env(name, value);
+    }
+    let log = scene.path("log");
+    let mut command = scene.program("strace");
+    command
+        .args(["-f", "-y", "-e", "trace=%file,getdents64", "-o"])
+        .arg(&log)
+        .arg(crate::scene::carrack())
+        .args(["exec", "oci:image", "/nothing"]);
+    // The image has no program at all; everything before that is a whole launch.
+    scene.finish(command, b"").code(127);
+    let text = std::fs::read(&log).unwrap();
+    let store = scene.store();
+    // `-y` shows what a descriptor is: an `fstat` of an open file asks for no name.
+    let asked: Vec<String> = String::from_utf8_lossy(&text)
+        .lines()
+        .filter(|line| line.contains(store.to_str().unwrap()))
+        .filter(|line| !line.contains("AT_EMPTY_PATH") || line.contains("openat"))
+        .filter(|line| !line.contains("mount(") && !line.contains("execve("))
+        .filter(|line| !line.contains("resumed>"))
+        .map(String::from)
+        .collect();
+    assert!((1..=6).contains(&asked.len()), "{asked:#?}");
 }

@@ -4,13 +4,22 @@ use crate::error::{Error, Result};
 use crate::image::lock;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 /// Opens a regular file below `root`; no link on the way is followed. `None` when it is not there.
 pub fn open(root: &Path, relative: &Path) -> Result<Option<File>> {
+    Ok(open_sized(root, relative)?.map(|(file, _)| file))
+}
+
+/// The same, and how many bytes the file has.
+pub fn open_sized(root: &Path, relative: &Path) -> Result<Option<(File, u64)>> {
     let failed = |error: io::Error| {
         explain(
             format!("cannot read `{}`", root.join(relative).display()),
@@ -33,16 +42,49 @@ pub fn open(root: &Path, relative: &Path) -> Result<Option<File>> {
                 .cause("it is not a regular file"),
         );
     }
-    Ok(Some(file))
+    Ok(Some((file, kind.len())))
+}
+
+thread_local! {
+    /// Directories of stores that were opened while a [`KeptRoots`] lives.
+    static ROOTS: RefCell<Option<HashMap<PathBuf, Rc<OwnedFd>>>> = const { RefCell::new(None) };
+}
+
+/// As long as it lives, this thread opens the directory of each store once: a shared file system is asked for every name.
+pub struct KeptRoots(());
+
+pub fn keep_roots() -> KeptRoots {
+    ROOTS.with_borrow_mut(|roots| *roots = Some(HashMap::new()));
+    KeptRoots(())
+}
+
+impl Drop for KeptRoots {
+    fn drop(&mut self) {
+        ROOTS.with_borrow_mut(|roots| *roots = None);
+    }
+}
+
+fn open_root(root: &Path, flags: OFlags) -> Result<Rc<OwnedFd>, Errno> {
+    let kept = ROOTS.with_borrow(|roots| roots.as_ref()?.get(root).cloned());
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let opened = Rc::new(rustix::fs::open(root, flags, Mode::empty())?);
+    ROOTS.with_borrow_mut(|roots| {
+        if let Some(roots) = roots {
+            roots.insert(root.to_path_buf(), Rc::clone(&opened));
+        }
+    });
+    Ok(opened)
 }
 
 fn open_beneath(root: &Path, relative: &Path) -> Result<File, Errno> {
     // NONBLOCK: a FIFO in a hostile store must not hang us.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(root, directory, Mode::empty())?;
+    let root = open_root(root, directory)?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve) {
+    match rustix::fs::openat2(&*root, relative, flags, Mode::empty(), resolve) {
         Err(Errno::NOSYS | Errno::PERM) => {}
         done => return done.map(File::from),
     }
@@ -54,9 +96,10 @@ fn open_beneath(root: &Path, relative: &Path) -> Result<File, Errno> {
             return Err(Errno::XDEV);
         };
         if names.peek().is_none() {
-            return rustix::fs::openat(&at, name, flags, Mode::empty()).map(File::from);
+            return rustix::fs::openat(&*at, name, flags, Mode::empty()).map(File::from);
         }
-        at = rustix::fs::openat(&at, name, directory | OFlags::NOFOLLOW, Mode::empty())?;
+        let next = rustix::fs::openat(&*at, name, directory | OFlags::NOFOLLOW, Mode::empty())?;
+        at = Rc::new(next);
     }
     Err(Errno::NOENT)
 }

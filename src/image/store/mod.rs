@@ -151,14 +151,10 @@ impl Store {
                 record.manifest_digest
             )));
         }
-        let Some(file) = files::open(root, &image)? else {
+        let Some((_, size)) = files::open_sized(root, &image)? else {
             // Half removed, or another process is between its two renames of a removal.
             return Ok(None);
         };
-        let size = file
-            .metadata()
-            .map_err(|error| explain(format!("cannot read `{}`", path.display()), error))?
-            .len();
         if size != record.squashfs.size {
             return Err(damaged(format!(
                 "`{}` has {size} bytes, not {}",
@@ -202,6 +198,7 @@ impl Store {
         default_registry: &str,
         platform: &Platform,
     ) -> Result<Stored> {
+        let _kept = files::keep_roots();
         if let Ok(digest) = text.parse::<Digest>()
             && let Some(stored) = self.get(&digest)?
         {
