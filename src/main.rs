@@ -2,7 +2,11 @@
 
 use carrack::error::Error;
 use carrack::handover;
+use carrack::sys::memory::Memory;
 use std::process::ExitCode;
+
+#[global_allocator]
+static MEMORY: Memory = Memory::new();
 
 fn main() -> ExitCode {
     let handed_over = std::env::var_os(handover::VARIABLE);

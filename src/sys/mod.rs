@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod clone_range;
 pub mod exec;
 pub mod fd;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;

@@ -127,7 +127,11 @@ pub fn loopback_up() -> Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives here until the call returns.
-    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    let answer = unsafe {
+        // The C libraries disagree about the number's type.
+        let number = libc::SIOCSIFFLAGS as libc::Ioctl;
+        libc::ioctl(socket.as_raw_fd(), number, &request)
+    };
     if answer == 0 {
         Ok(())
     } else {

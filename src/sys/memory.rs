@@ -1,0 +1,180 @@
+//! The memory allocator of the program: the first half megabyte comes from one piece that is never given back.
+//!
+//! A launch allocates some thousand small things and then executes the command. The C library's allocator would ask the
+//! kernel for pages dozens of times on that way (musl's does, to make misuse show), which is a good part of a launch that
+//! joins a capsule. What lives longer (a pull, the server of an image) uses up the piece at once and goes on with the C
+//! library's.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Pages that are never used cost nothing.
+const SIZE: usize = 512 << 10;
+/// Large things are few, and better given back.
+const LARGE: usize = 32 << 10;
+
+pub struct Memory {
+    first: First,
+    used: AtomicUsize,
+}
+
+#[repr(align(4096))]
+struct First(UnsafeCell<[u8; SIZE]>);
+
+// SAFETY: `used` gives each part of the piece to one owner only, and nothing is read or written here.
+unsafe impl Sync for First {}
+
+impl Memory {
+    pub const fn new() -> Memory {
+        Memory {
+            first: First(UnsafeCell::new([0; SIZE])),
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.first.0.get() as usize
+    }
+
+    fn is_first(&self, place: *mut u8) -> bool {
+        (self.start()..self.start() + SIZE).contains(&(place as usize))
+    }
+
+    fn take(&self, layout: Layout) -> Option<*mut u8> {
+        if layout.size() > LARGE || layout.align() > 4096 {
+            return None;
+        }
+        let mut used = self.used.load(Ordering::Relaxed);
+        loop {
+            let from = used.checked_next_multiple_of(layout.align())?;
+            let to = from.checked_add(layout.size())?;
+            if to > SIZE {
+                return None;
+            }
+            match self
+                .used
+                .compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                // Inside the piece, hence never null.
+                Ok(_) => return Some(self.first.0.get().cast::<u8>().wrapping_add(from)),
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    /// Moves the end of what was taken last from `from` to `to` bytes after `place`.
+    fn move_end(&self, place: *mut u8, from: usize, to: usize) -> bool {
+        let offset = place as usize - self.start();
+        offset + to <= SIZE
+            && self
+                .used
+                .compare_exchange(
+                    offset + from,
+                    offset + to,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new()
+    }
+}
+
+// SAFETY: each block is from the piece, given out once, aligned and of the asked size, or from the system's allocator,
+// which gets back exactly its own. A block of the piece is taken back only while it is the last one.
+unsafe impl GlobalAlloc for Memory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            Some(place) => place,
+            // SAFETY: the caller's contract is the same.
+            None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        if self.is_first(place) {
+            self.move_end(place, layout.size(), 0);
+        } else {
+            // SAFETY: it is not ours, so it is the system's; the caller's contract is the same.
+            unsafe { System.dealloc(place, layout) }
+        }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !self.is_first(place) {
+            // SAFETY: as above.
+            return unsafe { System.realloc(place, layout, size) };
+        }
+        if size <= LARGE && self.move_end(place, layout.size(), size) {
+            return place;
+        }
+        // SAFETY: `size` is not zero and no overflow when rounded up to the alignment, by the caller's contract; the new
+        // block does not overlap the old one, which is as long as its layout says.
+        unsafe {
+            let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !new.is_null() {
+                std::ptr::copy_nonoverlapping(place, new, layout.size().min(size));
+                self.dealloc(place, layout);
+            }
+            new
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_apart_aligned_and_as_they_were_written() {
+        // Not on a stack: it is large.
+        static MEMORY: Memory = Memory::new();
+        let memory = &MEMORY;
+        let mut blocks = Vec::new();
+        // Until well past the end of the piece.
+        for number in 0..3000_usize {
+            let layout = Layout::from_size_align(1 + number % 700, 1 << (number % 8)).unwrap();
+            // SAFETY: the layout is not empty, and as many bytes are written as it has.
+            let place = unsafe { memory.alloc(layout) };
+            assert!(!place.is_null() && (place as usize).is_multiple_of(layout.align()));
+            // SAFETY: as above.
+            unsafe { place.write_bytes(number as u8, layout.size()) };
+            blocks.push((place, layout, number as u8));
+        }
+        assert!(blocks.iter().any(|(place, ..)| !memory.is_first(*place)));
+        for (place, layout, byte) in blocks {
+            let size = layout.size() * 2;
+            // SAFETY: the block is given up for the new one, of which the first half is read and all is freed.
+            unsafe {
+                let place = memory.realloc(place, layout, size);
+                let bytes = std::slice::from_raw_parts(place, layout.size());
+                assert!(bytes.iter().all(|b| *b == byte));
+                memory.dealloc(
+                    place,
+                    Layout::from_size_align(size, layout.align()).unwrap(),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_block_grows_and_goes_in_place() {
+        // Not on a stack: it is large.
+        static MEMORY: Memory = Memory::new();
+        let memory = &MEMORY;
+        let layout = Layout::from_size_align(100, 8).unwrap();
+        // SAFETY: each block is used with the layout that it has.
+        unsafe {
+            let first = memory.alloc(layout);
+            assert_eq!(memory.realloc(first, layout, 200), first);
+            memory.dealloc(first, Layout::from_size_align(200, 8).unwrap());
+            assert_eq!(memory.alloc(layout), first);
+            assert_ne!(memory.alloc(layout), first);
+        }
+    }
+}
