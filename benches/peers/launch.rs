@@ -1,57 +1,163 @@
 //! From a squashfs file to a process inside it, and what the process then reads.
 
 use crate::Scene;
-use crate::measure::{Table, command, milliseconds, together};
-use std::path::{Path, PathBuf};
+use crate::measure::{Make, Table, at_once, command, milliseconds, together};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 /// The same program in each world: the words in front of it.
+#[derive(Clone)]
 struct World {
     name: &'static str,
     before: Vec<String>,
+    /// The program is a task of this step.
+    step: Option<u32>,
 }
 
 impl World {
-    fn words(&self, program: &[&str]) -> Vec<String> {
+    fn new(name: &'static str, before: &[&str]) -> World {
+        World {
+            name,
+            before: before.iter().map(|word| word.to_string()).collect(),
+            step: None,
+        }
+    }
+
+    fn in_step(&self, name: &'static str, step: u32) -> World {
+        World {
+            name,
+            step: Some(step),
+            ..self.clone()
+        }
+    }
+
+    fn command(&self, program: &[&str]) -> Command {
         let own = program.iter().map(|word| word.to_string());
-        self.before.iter().cloned().chain(own).collect()
+        let words: Vec<String> = self.before.iter().cloned().chain(own).collect();
+        let mut command = command(&words);
+        if let Some(step) = self.step {
+            command.env("SLURM_JOB_ID", "990001");
+            command.env("SLURM_STEP_ID", step.to_string());
+            command.env("SLURM_STEPID", step.to_string());
+            for name in ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"] {
+                command.env(name, "0");
+            }
+        }
+        command
+    }
+
+    fn works(&self) -> bool {
+        let status = self.command(TRUE).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
     }
 }
 
+const TRUE: &[&str] = &["/bin/true"];
+const IMPORT: &[&str] = &["python3", "-c", "import numpy"];
+const FIND: &[&str] = &["find", "/usr", "-xdev", "-newermt", "2100-01-01"];
+
+/// Least milliseconds of one program in several worlds, which take turns.
+fn alone(rounds: usize, worlds: &[World], program: &[&str]) -> Vec<f64> {
+    compared(worlds, program, |commands| milliseconds(rounds, commands))
+}
+
+fn crowd(rounds: usize, count: usize, worlds: &[World], program: &[&str]) -> Vec<f64> {
+    compared(worlds, program, |commands| {
+        together(rounds, count, commands)
+    })
+}
+
+fn compared(
+    worlds: &[World],
+    program: &[&str],
+    measure: impl Fn(&[Make<'_>]) -> Vec<f64>,
+) -> Vec<f64> {
+    let commands: Vec<_> = worlds
+        .iter()
+        .map(|world| || world.command(program))
+        .collect();
+    let commands: Vec<Make<'_>> = commands.iter().map(|make| make as Make<'_>).collect();
+    measure(&commands)
+}
+
+/// The numbers of other worlds, for comparison.
+fn tell(table: &mut Table, worlds: &[World], times: &[f64]) {
+    for (world, time) in worlds.iter().zip(times) {
+        table.told(&format!("  {}", world.name), format!("{time:.2} ms"));
+    }
+}
+
+fn bound_for(world: &World) -> Option<f64> {
+    match world.name {
+        KERNEL => Some(1.1),
+        LOW_LEVEL => Some(0.9),
+        _ => None,
+    }
+}
+
+const KERNEL: &str = "the kernel's mount";
+const LOW_LEVEL: &str = "squashfuse_ll";
+
 pub fn run(scene: &Scene, table: &mut Table) {
-    table.heading("A process inside the image");
     let image = pulled(scene);
-    let image = image.to_str().expect("a plain path");
+    let image_path = image.to_str().expect("a plain path");
     let carrack = scene.carrack.to_str().expect("a plain path");
     let directory = scene.images.join("directory");
     let directory = directory.to_str().expect("a plain path");
-    // Before anything is started, so that each cold start makes a capsule of its own.
-    let outside = World {
-        name: "outside",
-        before: vec![],
+    let peer = scene.images.join("peer.squashfs");
+    let peer = peer.to_str().expect("a plain path");
+    let outside = World::new("outside", &[]);
+    let made = World::new("carrack, capsule made", &[carrack, "exec", image_path]);
+    let on_directory = World::new("carrack on a directory", &[carrack, "exec", directory]);
+    let chroot =
+        |name, root: &str| World::new(name, &["unshare", "--map-root-user", "chroot", root]);
+    let bwrap = |name, root: &str| {
+        let words = [
+            "bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc",
+        ];
+        World::new(name, &words)
     };
-    let cold = World {
-        name: "carrack, capsule made",
-        before: words(&[carrack, "exec", image]),
-    };
-    let chroot = |name, root: &str| World {
-        name,
-        before: words(&["unshare", "--map-root-user", "chroot", root]),
-    };
-    let ch_run = World {
-        name: "ch-run on the squashfs file",
-        before: words(&["ch-run", "-W", image, "--"]),
-    };
-    let bwrap = World {
-        name: "bwrap on a directory",
-        before: words(&[
-            "bwrap", "--bind", directory, "/", "--dev", "/dev", "--proc", "/proc",
-        ]),
+    let working = |worlds: Vec<World>, table: &mut Table| -> Vec<World> {
+        let (work, broken): (Vec<_>, Vec<_>) = worlds.into_iter().partition(World::works);
+        for world in broken {
+            table.told(&format!("  {}", world.name), "does not run here".into());
+        }
+        work
     };
 
-    let plain = milliseconds(200, &outside.words(&["/bin/true"]));
-    let started = milliseconds(60, &cold.words(&["/bin/true"]));
+    table.heading("A process inside the image: `true`");
+    let mut worlds = vec![outside.clone(), on_directory];
+    worlds.extend(working(
+        vec![
+            World::new("ch-run on a directory", &["ch-run", directory, "--"]),
+            bwrap("bwrap on a directory", directory),
+            chroot("unshare and chroot to a directory", directory),
+        ],
+        table,
+    ));
+    let times = alone(200, &worlds, TRUE);
+    let plain = times[0];
     table.told("fork, exec and end of `true`", format!("{plain:.2} ms"));
+    table.ratio("a directory, against plain", times[1], plain, "ms", 2.2);
+    tell(table, &worlds[2..], &times[2..]);
+
+    let ch_run = World::new(
+        "ch-run on the same squashfs file",
+        &["ch-run", image_path, "--"],
+    );
+    let mount_and_run = format!(
+        "d=$(mktemp -d) && squashfuse_ll {peer} $d && bwrap --bind $d / --dev /dev --proc /proc \"$@\"; \
+         e=$?; fusermount3 -u $d; rmdir $d; exit $e"
+    );
+    let mounted = World::new(
+        "squashfuse_ll, bwrap and fusermount",
+        &["sh", "-c", &mount_and_run, "-"],
+    );
+    let mut worlds = vec![made.clone()];
+    worlds.extend(working(vec![ch_run.clone(), mounted], table));
+    let times = alone(60, &worlds, TRUE);
+    let started = times[0];
     table.bound(
         "cold: capsule and server made, above plain",
         format!("{started:.2} ms"),
@@ -59,107 +165,77 @@ pub fn run(scene: &Scene, table: &mut Table) {
         10.0,
         " ms",
     );
-    match works(&ch_run) {
-        true => {
-            let theirs = milliseconds(60, &ch_run.words(&["/bin/true"]));
-            table.ratio(
-                "cold, against ch-run on the same file",
-                started,
-                theirs,
-                "ms",
-                0.6,
-            );
-        }
-        false => table.told(ch_run.name, "does not run here".into()),
+    if worlds.get(1).is_some_and(|world| world.name == ch_run.name) {
+        table.ratio(
+            "cold, against ch-run on the same file",
+            started,
+            times[1],
+            "ms",
+            0.6,
+        );
     }
-    if works(&bwrap) {
-        let theirs = milliseconds(100, &bwrap.words(&["/bin/true"]));
-        table.told(bwrap.name, format!("{theirs:.2} ms"));
-    }
-    let on_directory = World {
-        name: "carrack on a directory",
-        before: words(&[carrack, "exec", directory]),
-    };
-    if works(&on_directory) {
-        let ours = milliseconds(100, &on_directory.words(&["/bin/true"]));
-        table.ratio("a directory, against plain", ours, plain, "ms", 2.2);
-    }
+    tell(table, &worlds[1..], &times[1..]);
 
     // One task keeps the step's capsule; the others join it.
-    let keeper = Keeper::start(&cold);
-    let joined = World {
-        name: "carrack, capsule joined",
-        ..cold
-    };
-    let step = |world: &World, program: &[&str]| {
-        let mut all = words(&["env"]);
-        all.extend(STEP.iter().map(|word| word.to_string()));
-        all.extend(world.words(program));
-        all
-    };
-    let ours = milliseconds(200, &step(&joined, &["/bin/true"]));
-    let env = milliseconds(200, &words(&["env", "/bin/true"]));
-    table.ratio("joined, against plain", ours, env, "ms", 2.2);
-    let many = together(5, 128, &step(&joined, &["/bin/true"]));
-    let plain_many = together(5, 128, &words(&["env", "/bin/true"]));
+    let joined = made.in_step("carrack, capsule joined", 0);
+    let keeper = Keeper::start(&joined);
+    let times = alone(200, &[outside.clone(), joined.clone()], TRUE);
+    table.ratio("joined, against plain", times[1], times[0], "ms", 2.2);
+    let mut worlds = vec![outside, joined.clone()];
+    worlds.extend(working(
+        vec![
+            World::new("ch-run on a directory", &["ch-run", directory, "--"]),
+            bwrap("bwrap on a directory", directory),
+        ],
+        table,
+    ));
+    let times = crowd(8, 128, &worlds, TRUE);
     table.ratio(
         "128 joined at once, against 128 plain",
-        many,
-        plain_many,
+        times[1],
+        times[0],
         "ms",
         2.0,
     );
+    tell(table, &worlds[2..], &times[2..]);
 
-    table.heading(
-        "What it reads: carrack beside an ext4 directory, the kernel's mount and squashfuse_ll",
-    );
+    table.heading("What it reads, warm");
     let low_level = Mounted::start(scene);
-    let import = ["python3", "-c", "import numpy"];
-    let find = ["find", "/usr", "-xdev", "-newermt", "2100-01-01"];
     let ext4 = chroot("an ext4 directory", directory);
     let mut others = vec![];
     let kernel = scene.run.join("kernel");
     if kernel.join("bin").exists() {
-        others.push(chroot(
-            "the kernel's mount",
-            kernel.to_str().expect("a plain path"),
-        ));
+        others.push(chroot(KERNEL, kernel.to_str().expect("a plain path")));
     }
-    if let Some(mounted) = &low_level {
-        others.push(chroot(
-            "squashfuse_ll",
-            mounted.0.to_str().expect("a plain path"),
-        ));
-    }
+    others.push(chroot(
+        LOW_LEVEL,
+        low_level.at.to_str().expect("a plain path"),
+    ));
+    others.extend([ch_run, bwrap("bwrap on an ext4 directory", directory)]);
+    let others = working(others, table);
+    let worlds: Vec<World> = [joined, ext4].into_iter().chain(others.clone()).collect();
     for (what, program, bound) in [
         (
-            "warm `import numpy`, against a directory",
-            &import[..],
+            "warm `import numpy`, against an ext4 directory",
+            IMPORT,
             1.05,
         ),
-        ("warm `find`, against a directory", &find[..], 1.3),
+        ("warm `find`, against an ext4 directory", FIND, 1.3),
     ] {
-        // Once for the caches.
-        milliseconds(2, &step(&joined, program));
-        let ours = milliseconds(12, &step(&joined, program));
-        let theirs = milliseconds(12, &ext4.words(program));
-        table.ratio(what, ours, theirs, "ms", bound);
-        for world in &others {
-            milliseconds(2, &world.words(program));
-            let theirs = milliseconds(12, &world.words(program));
-            table.told(&format!("  {}", world.name), format!("{theirs:.2} ms"));
-        }
+        // For the caches.
+        alone(4, &worlds, program);
+        let times = alone(25, &worlds, program);
+        table.ratio(what, times[0], times[1], "ms", bound);
+        tell(table, &worlds[2..], &times[2..]);
     }
-    let eight = together(3, 8, &step(&joined, &import));
-    for world in &others {
-        let theirs = together(3, 8, &world.words(&import));
-        let bound = if world.name == "squashfuse_ll" {
-            0.9
-        } else {
-            1.1
-        };
-        let what = format!("8 imports at once, against {}", world.name);
-        table.ratio(&what, eight, theirs, "ms", bound);
+    let times = crowd(8, 8, &worlds, IMPORT);
+    table.told("8 warm imports at once", format!("{:.2} ms", times[0]));
+    for (world, time) in worlds.iter().zip(&times).skip(1) {
+        let what = format!("  against {}", world.name);
+        match bound_for(world) {
+            Some(bound) => table.ratio(&what, times[0], *time, "ms", bound),
+            None => table.told(&what, format!("{time:.2} ms = {:.2}×", times[0] / time)),
+        }
     }
     if let Some(memory) = keeper.server_memory() {
         table.bound(
@@ -171,28 +247,71 @@ pub fn run(scene: &Scene, table: &mut Table) {
         );
     }
     drop(keeper);
+
+    table.heading(
+        "What it reads, cold: nothing of any image in memory, capsule and server not made yet",
+    );
+    let Some(memory) = Memory::of(scene) else {
+        return table.told(
+            "cold imports",
+            "the page cache cannot be emptied here".into(),
+        );
+    };
+    // Each round is a step of its own: its first task makes the capsule, the others join.
+    let mut worlds = vec![made.in_step("carrack", 1)];
+    worlds.extend(
+        others
+            .into_iter()
+            .filter(|world| world.name != "bwrap on an ext4 directory"),
+    );
+    for (count, rounds) in [(1, 4), (8, 3)] {
+        let mut times = vec![f64::INFINITY; worlds.len()];
+        for _ in 0..rounds {
+            for (time, world) in times.iter_mut().zip(&worlds) {
+                let again = (world.name == LOW_LEVEL).then(|| low_level.again());
+                assert_ne!(again, Some(false), "squashfuse_ll");
+                memory.forget();
+                // What starts the worlds is not what is compared.
+                for program in [carrack, "unshare", "chroot", "ch-run"] {
+                    let _ = command(&[program, "--version"])
+                        .stderr(Stdio::null())
+                        .status();
+                }
+                let start = Instant::now();
+                at_once(count, &|| world.command(IMPORT));
+                *time = time.min(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        table.told(&format!("{count} cold"), format!("{:.2} ms", times[0]));
+        for (world, time) in worlds.iter().zip(&times).skip(1) {
+            let what = format!("  against {}", world.name);
+            match bound_for(world) {
+                Some(bound) => table.ratio(&what, times[0], *time, "ms", bound),
+                None => table.told(&what, format!("{time:.2} ms = {:.2}×", times[0] / time)),
+            }
+        }
+    }
 }
 
-/// The variables that make processes the tasks of one step.
-const STEP: &[&str] = &[
-    "SLURM_JOB_ID=990001",
-    "SLURM_STEP_ID=0",
-    "SLURM_STEPID=0",
-    "SLURM_PROCID=0",
-    "SLURM_LOCALID=0",
-    "SLURM_NODEID=0",
-];
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| word.to_string()).collect()
+/// The machine's page cache, which only root can empty: `scripts/bench` does it when it is asked through a pipe.
+struct Memory {
+    ask: PathBuf,
+    answer: PathBuf,
 }
 
-fn works(world: &World) -> bool {
-    let words = world.words(&["/bin/true"]);
-    command(&words)
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+impl Memory {
+    fn of(scene: &Scene) -> Option<Memory> {
+        let memory = Memory {
+            ask: scene.run.join("forget"),
+            answer: scene.run.join("forgotten"),
+        };
+        memory.ask.exists().then_some(memory)
+    }
+
+    fn forget(&self) {
+        std::fs::write(&self.ask, "\n").expect("a pipe");
+        std::fs::read(&self.answer).expect("an answer");
+    }
 }
 
 /// The image in a store of this run.
@@ -223,9 +342,7 @@ struct Keeper {
 impl Keeper {
     fn start(world: &World) -> Keeper {
         let before = processes_named("carrack");
-        let words = world.words(&["sleep", "3600"]);
-        let mut command = command(&words);
-        command.envs(STEP.iter().filter_map(|word| word.split_once('=')));
+        let mut command = world.command(&["sleep", "3600"]);
         let child = command.spawn().expect("carrack");
         std::thread::sleep(std::time::Duration::from_millis(300));
         Keeper { child, before }
@@ -266,26 +383,43 @@ fn processes_named(name: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The peer's image served by squashfuse_ll.
-struct Mounted(PathBuf);
+/// The peer's image served by squashfuse_ll, as long as the value lives.
+struct Mounted {
+    image: PathBuf,
+    at: PathBuf,
+}
 
 impl Mounted {
-    fn start(scene: &Scene) -> Option<Mounted> {
-        let at = scene.run.join("squashfuse");
-        std::fs::create_dir(&at).ok()?;
-        let image: &Path = &scene.images.join("peer.squashfs");
-        let status = Command::new("squashfuse_ll")
-            .arg(image)
-            .arg(&at)
-            .stdout(Stdio::null())
-            .status()
-            .ok()?;
-        status.success().then_some(Mounted(at))
+    fn start(scene: &Scene) -> Mounted {
+        let mounted = Mounted {
+            image: scene.images.join("peer.squashfs"),
+            at: scene.run.join("squashfuse"),
+        };
+        std::fs::create_dir(&mounted.at).expect("a directory");
+        mounted.mount();
+        mounted
+    }
+
+    fn mount(&self) -> bool {
+        let mut command = Command::new("squashfuse_ll");
+        command.arg(&self.image).arg(&self.at);
+        let status = command.stdout(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn unmount(&self) {
+        let _ = Command::new("fusermount3").arg("-u").arg(&self.at).status();
+    }
+
+    /// A new server, which knows nothing yet.
+    fn again(&self) -> bool {
+        self.unmount();
+        self.mount()
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("fusermount3").arg("-u").arg(&self.0).status();
+        self.unmount();
     }
 }

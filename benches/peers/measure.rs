@@ -58,35 +58,42 @@ pub fn best(rounds: usize, mut once: impl FnMut() -> Cost) -> Cost {
         .expect("at least one round")
 }
 
-/// Milliseconds from start to end of a process, best of many; the lower quartile, since single minima are luck.
-pub fn milliseconds<A: AsRef<OsStr>>(rounds: usize, words: &[A]) -> f64 {
-    let mut times: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let start = Instant::now();
-            let status = command(words).status().expect("a program");
-            let time = start.elapsed().as_secs_f64() * 1e3;
-            assert!(status.success(), "{:?}", command(words));
-            time
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 4]
+/// A command to be measured.
+pub type Make<'a> = &'a dyn Fn() -> Command;
+
+/// Milliseconds from start to end of each command, the least of many. They take turns, so that what else happens on the
+/// machine meets all of them.
+pub fn milliseconds(rounds: usize, commands: &[Make<'_>]) -> Vec<f64> {
+    minima(rounds, commands, |make| {
+        let status = make().status().expect("a program");
+        assert!(status.success(), "{:?}", make());
+    })
 }
 
-/// Milliseconds until `count` processes, started at once, have all ended.
-pub fn together<A: AsRef<OsStr>>(rounds: usize, count: usize, words: &[A]) -> f64 {
-    (0..rounds)
-        .map(|_| {
+/// Milliseconds until `count` processes, started at once, have all ended; the least of several rounds.
+pub fn together(rounds: usize, count: usize, commands: &[Make<'_>]) -> Vec<f64> {
+    minima(rounds, commands, |make| at_once(count, make))
+}
+
+pub fn at_once(count: usize, make: Make<'_>) {
+    let children: Vec<_> = (0..count)
+        .map(|_| make().spawn().expect("a program"))
+        .collect();
+    for mut child in children {
+        assert!(child.wait().expect("its end").success(), "{:?}", make());
+    }
+}
+
+fn minima(rounds: usize, commands: &[Make<'_>], once: impl Fn(Make<'_>)) -> Vec<f64> {
+    let mut least = vec![f64::INFINITY; commands.len()];
+    for _ in 0..rounds {
+        for (least, make) in least.iter_mut().zip(commands) {
             let start = Instant::now();
-            let children: Vec<_> = (0..count)
-                .map(|_| command(words).spawn().expect("a program"))
-                .collect();
-            for mut child in children {
-                assert!(child.wait().expect("its end").success());
-            }
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .fold(f64::INFINITY, f64::min)
+            once(*make);
+            *least = least.min(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    least
 }
 
 pub fn command<A: AsRef<OsStr>>(words: &[A]) -> Command {
