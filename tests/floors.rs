@@ -12,6 +12,7 @@ const PLANS: &[&str] = &[
     "src/image/tree.rs",
     "src/launch/options.rs",
     "src/launch/request.rs",
+    "src/launch/mpi.rs",
     "src/launch/plan.rs",
     "src/launch/step.rs",
     "src/launch/mounts.rs",
@@ -19,6 +20,7 @@ const PLANS: &[&str] = &[
     "src/launch/identity.rs",
     "src/launch/devices.rs",
     "src/launch/driver.rs",
+    "src/launch/bundle.rs",
     "src/launch/cdi.rs",
     "src/launch/cuda.rs",
 ];

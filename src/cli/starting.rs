@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
 use crate::image::store::{Stored, named};
+use crate::launch::bundle;
 use crate::launch::capsule::{Entered, Host};
 use crate::launch::execute::{Listener, execute};
 use crate::launch::plan::{Found, plan};
@@ -120,6 +121,10 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
     .map_err(on_this_node)?;
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
+    let injection = bundle::apply(&mut profile.clone(), config, &request)?;
+    if injection.wanted {
+        facts.mpi = probe::host_mpi(&found.record.contents, &injection, &facts);
+    }
     plan(&found, &request, config, &facts)
 }
 

@@ -8,6 +8,7 @@
 //! `config show`. This module reads strings; [`load`](mod@load) reads files.
 //! What is absent: power over people who run another program. Only Slurm and file permissions have that (`slurm/site/`).
 
+mod bundle;
 mod conversion;
 mod launch;
 mod layers;
@@ -20,6 +21,7 @@ mod store;
 pub mod trusted;
 mod units;
 
+pub use bundle::Bundle;
 pub use conversion::{Conversion, check_block_size, check_level};
 pub use launch::{Launch, PROFILES, Rules};
 pub use layers::{File, Given, Origin, Settings, Sources, covers, lay, merge};
@@ -51,6 +53,8 @@ pub struct Config {
     pub launch: Launch,
     /// Rules by profile name.
     pub profile: BTreeMap<String, Rules>,
+    /// What the site's fabric and software need, by name.
+    pub bundle: BTreeMap<String, Bundle>,
     pub access: Access,
     pub trust: Trust,
     pub hooks: Hooks,
@@ -71,6 +75,7 @@ impl Default for Config {
             conversion: Conversion::default(),
             launch: Launch::default(),
             profile: BTreeMap::new(),
+            bundle: BTreeMap::new(),
             access: Access::default(),
             trust: Trust::default(),
             hooks: Hooks::default(),

@@ -30,6 +30,8 @@ pub struct HostFacts {
     pub driver: Driver,
     /// CDI documents, looked up only when asked for or where there are NVIDIA's GPUs.
     pub cdi: super::cdi::Devices,
+    /// The host's MPI, looked up only where it shall be put in.
+    pub mpi: super::mpi::HostMpi,
     /// Contents of the files that the request names.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// What bind sources really are, looked up only where the site limits them.

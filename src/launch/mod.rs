@@ -4,6 +4,7 @@
 //! the node comes in as [`facts::HostFacts`], which only `probe` fills. Whatever acts on the node is elsewhere in this folder.
 
 pub mod broker;
+pub mod bundle;
 pub mod capsule;
 pub mod cdi;
 pub mod contract;
@@ -22,6 +23,7 @@ pub mod inside;
 pub mod layout;
 pub mod library_cache;
 pub mod mounts;
+pub mod mpi;
 pub mod options;
 pub mod passwd;
 pub mod plan;

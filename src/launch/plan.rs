@@ -4,6 +4,7 @@
 //! Whatever decides about the capsule (steps, identity, network) must come out equal for all tasks of a step, because its
 //! hash is how they find each other; what differs between tasks is kept to the command, the environment and `task_steps`.
 
+use super::bundle;
 use super::default_mounts::{home, mounts};
 use super::devices::{self, Devices};
 use super::environment::{Sources, merge};
@@ -11,6 +12,7 @@ use super::facts::HostFacts;
 use super::identity::{self, Resolved};
 use super::inside::InsidePath;
 use super::layout::Layout;
+use super::mpi;
 use super::profile::Profile;
 use super::request::{Entrypoint, EnvRule, Mode, NetworkChoice, Request, RootAccess};
 use super::sharing;
@@ -34,9 +36,10 @@ pub struct Found {
 
 /// Decides everything that a start needs.
 pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts) -> Result<Plan> {
-    let profile = Profile::choose(config, request)?;
+    let mut profile = Profile::choose(config, request)?;
     profile.check(config, request)?;
     check_image(found, config)?;
+    let injection = bundle::apply(&mut profile, config, request)?;
     let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
     let record = &found.record;
     let choice = request.id.as_ref().unwrap_or(&profile.id);
@@ -48,14 +51,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     let dev = request.dev.unwrap_or(profile.dev);
     let home = home(request, &profile, facts)?;
     let mounts = mounts(request, &profile, facts, home.as_ref())?;
-    let Devices {
-        steps: device_steps,
-        task_steps,
-        additions,
-        fixed: mut fixed_environment,
-        libraries,
-        warnings: device_warnings,
-    } = devices::devices(
+    let mut added = devices::devices(
         &devices::Asked {
             gpu: request.gpu.unwrap_or(profile.gpu),
             dev,
@@ -66,6 +62,17 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         facts,
         slurm.as_ref(),
     )?;
+    if injection.wanted {
+        mpi::inject(&record.contents, &facts.mpi, dev, &mut added)?;
+    }
+    let Devices {
+        steps: device_steps,
+        task_steps,
+        additions,
+        fixed: mut fixed_environment,
+        libraries,
+        warnings: device_warnings,
+    } = added;
     let home_inside = match (&home, &image_home) {
         (Some(home), _) => home.at.as_path().to_path_buf(),
         (None, Some(home)) => PathBuf::from(home),

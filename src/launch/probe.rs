@@ -5,11 +5,13 @@
 
 mod cdi;
 mod driver;
+mod mpi;
 #[cfg(feature = "cli")]
 mod yaml;
 
 pub use cdi::devices as cdi_devices;
 pub use driver::driver;
+pub use mpi::host_mpi;
 
 use super::devices;
 use super::facts::{GpuNode, HostFacts, ImageUsers, Vendor};
@@ -48,7 +50,16 @@ pub fn facts(request: &Request, profile: &Profile, config: &Config) -> Result<Ho
     let nvidia = facts.gpus.iter().any(|gpu| gpu.vendor == Vendor::Nvidia);
     let named = request.devices.iter().any(|name| !name.starts_with('/'));
     if named || (nvidia && gpu != Gpu::None) {
-        facts.cdi = cdi_devices(&config.launch.cdi_directories);
+        // Where mounts are the site's, so is the list of directories.
+        let open = profile.user_binds && profile.user_bind_paths.is_empty();
+        let sites = config
+            .fixed
+            .iter()
+            .any(|key| "launch.cdi_directories".starts_with(key));
+        facts.cdi = match open || sites {
+            true => cdi_devices(&config.launch.cdi_directories),
+            false => cdi_devices(&Config::default().launch.cdi_directories),
+        };
     }
     // A document of the site is nearer to the truth than a search.
     if nvidia && gpu != Gpu::None && devices::described(&facts).is_none() {

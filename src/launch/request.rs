@@ -30,6 +30,10 @@ pub struct Request {
     pub gpu: Option<Gpu>,
     /// Device nodes or CDI names that the user wants inside.
     pub devices: Vec<String>,
+    /// Whether the host's MPI takes the place of the image's.
+    pub mpi_inject: Option<bool>,
+    /// The site's bundles, by name.
+    pub bundles: Vec<String>,
     pub network: Option<NetworkChoice>,
     pub name: Option<String>,
     pub dev: Option<Dev>,

@@ -280,6 +280,35 @@ pub static OPTIONS: &[OptionSpec] = &[
         ..PLAIN
     },
     OptionSpec {
+        name: "mpi-inject",
+        variable: "CARRACK_MPI_INJECT",
+        key: "mpi_inject",
+        shape: Shape::Value("host|none"),
+        help: "Put the host's MPI and fabric in the place of the image's where both have the same interface [default: none]",
+        set: |request, value| {
+            request.mpi_inject = Some(choice(
+                "mpi-inject",
+                value,
+                &[("host", true), ("none", false)],
+            )?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
+        name: "bundle",
+        variable: "CARRACK_BUNDLE",
+        key: "bundles",
+        shape: Shape::Value("NAME"),
+        split: Split::Commas,
+        help: "Take a bundle of mounts and variables that the site describes, e.g. for its fabric",
+        set: |request, value| {
+            request.bundles.push(text(value)?.to_string());
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
         name: "network",
         variable: "CARRACK_NETWORK",
         key: "network",
