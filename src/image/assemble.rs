@@ -12,6 +12,7 @@ use crate::squashfs::format::FragmentEntry;
 use crate::squashfs::integrity::BlockHash;
 use crate::squashfs::write::{self, Body, DATA_START, Inode, Written};
 use crate::sys::clone_range::clone_range;
+use crate::sys::write_back::start_write_back;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 const PAGE: u64 = 4096;
 /// Ranges from this length on keep their place in the page. Costs under 1 % at worst.
 const ALIGNED_FROM: u64 = 512 << 10;
+/// The disk works on what was copied while more is copied, so that the sync at the end is short.
+const WRITE_BACK: u64 = 16 << 20;
 const CANNOT_WRITE: &str = "cannot write the image";
 
 /// What the record needs to know.
@@ -37,17 +40,23 @@ pub fn assemble(
     options: &write::Options,
 ) -> Result<Assembled> {
     let plan = Plan::make(tree, packs)?;
-    plan.copy(output)?;
-    let written = write::write(
-        output,
-        plan.end,
-        &Source { tree, plan: &plan },
-        &plan.fragments,
-        &plan.hashes,
-        options,
-    )?;
+    // Where everything goes is known: metadata need not wait until the content is there.
+    let (copied, written) = std::thread::scope(|scope| {
+        let copy = scope.spawn(|| plan.copy(output));
+        let written = write::write(
+            output,
+            plan.end,
+            &Source { tree, plan: &plan },
+            &plan.fragments,
+            &plan.hashes,
+            options,
+        );
+        let panicked = |_| Err(Error::new("a thread of the conversion panicked"));
+        (copy.join().unwrap_or_else(panicked), written)
+    });
+    copied?;
     Ok(Assembled {
-        written,
+        written: written?,
         hashes: plan.hashes.len() as u64,
         content_bytes: plan.content_bytes,
     })
@@ -253,6 +262,7 @@ impl<'a> Plan<'a> {
         let mut copier = Copier {
             clone: true,
             in_kernel: true,
+            written_back: 0,
         };
         for range in &self.ranges {
             let Some(pack) = self.packs.get(range.pack) else {
@@ -287,6 +297,8 @@ fn identity(pack: &Pack, run: Run) -> blake3::Hash {
 struct Copier {
     clone: bool,
     in_kernel: bool,
+    /// How far the disk was asked to take what was copied.
+    written_back: u64,
 }
 
 impl Copier {
@@ -315,10 +327,13 @@ impl Copier {
         mut left: u64,
     ) -> Result<()> {
         while self.in_kernel && left > 0 {
-            let step = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
+            let step = left.min(WRITE_BACK) as usize;
             match rustix::fs::copy_file_range(from, Some(&mut at), to, Some(&mut to_at), step) {
                 // The offsets were moved by the call.
-                Ok(count) if count > 0 => left -= count as u64,
+                Ok(count) if count > 0 => {
+                    left -= count as u64;
+                    self.write_back(to, to_at);
+                }
                 Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) | Ok(_) | Err(_) => {
                     // What the kernel cannot do here, or why it failed, the plain way will tell.
                     self.in_kernel = false;
@@ -335,8 +350,18 @@ impl Copier {
             at += take as u64;
             to_at += take as u64;
             left -= take as u64;
+            self.write_back(to, to_at);
         }
         Ok(())
+    }
+
+    /// Ranges are copied in ascending order, so everything below `end` is there.
+    fn write_back(&mut self, to: &File, end: u64) {
+        let waiting = end.saturating_sub(self.written_back);
+        if waiting >= WRITE_BACK {
+            start_write_back(to, self.written_back, waiting);
+            self.written_back = end;
+        }
     }
 }
 

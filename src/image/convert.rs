@@ -4,6 +4,7 @@
 //! layers or order of arrival. Absent on purpose: where images live (the store gives an output path and publishes it).
 
 mod packing;
+mod publishing;
 
 use crate::error::{Context, Error, Result};
 use crate::image::assemble::assemble;
@@ -16,6 +17,7 @@ pub use crate::pack::cache::PackCache;
 use crate::record;
 use crate::squashfs::format::MAX_BLOCK_SIZE;
 use crate::squashfs::write;
+use crate::sys::heap;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -101,7 +103,9 @@ pub fn convert(
     progress: &dyn Progress,
 ) -> Result<Converted> {
     options.check()?;
-    let packs = packing::pack_all(layers, packs, options, progress)?;
+    heap::keep_little();
+    let publisher = publishing::Publisher::start(packs.clone())?;
+    let packs = packing::pack_all(layers, packs, &publisher, options, progress)?;
     progress.phase("merging layers");
     let mut notes: BTreeMap<String, u64> = BTreeMap::new();
     let mut warnings = Vec::new();
@@ -150,6 +154,7 @@ pub fn convert(
         },
     )
     .map_err(|error| error.while_doing(format!("cannot write `{}`", output.display())))?;
+    publisher.finish()?;
     let written = assembled.written;
     Ok(Converted {
         squashfs: record::Squashfs {

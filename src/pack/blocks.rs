@@ -6,11 +6,15 @@
 use crate::error::{Context, Error, Result};
 use crate::pack::pool::Event;
 use crate::squashfs::format::DATA_SIZE_MASK;
+use crate::sys::write_back::start_write_back;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 const BUFFER: usize = 512 << 10;
+/// Written bytes that may wait before the disk is asked to take them. It works while the layer is still being read, so
+/// that the sync at the end is short.
+const WRITE_BACK: u64 = 8 << 20;
 /// Runs remembered for deduplication; beyond that, older ones are forgotten, in the same order everywhere.
 const REMEMBERED: usize = 1 << 18;
 /// Blocks of one layer: a tebibyte at the default block size, holes included.
@@ -64,6 +68,8 @@ pub struct PackFile {
     /// Bytes that are not in the file yet, and where they belong.
     buffer: Vec<u8>,
     buffer_at: u64,
+    /// How far the disk was asked to take what is written.
+    written_back: u64,
     blocks: Blocks,
     current: Run,
     run_position: u64,
@@ -76,6 +82,7 @@ impl PackFile {
             file,
             buffer: Vec::with_capacity(BUFFER),
             buffer_at: 0,
+            written_back: 0,
             blocks: Blocks::default(),
             current: Run::default(),
             run_position: 0,
@@ -195,6 +202,12 @@ impl PackFile {
             .or_say(|| "cannot write the pack")?;
         self.buffer_at = self.position();
         self.buffer.clear();
+        if let Some(waiting) = self.buffer_at.checked_sub(self.written_back)
+            && waiting >= WRITE_BACK
+        {
+            start_write_back(&self.file, self.written_back, waiting);
+            self.written_back = self.buffer_at;
+        }
         Ok(())
     }
 

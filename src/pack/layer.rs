@@ -44,9 +44,13 @@ pub fn pack(
     let (raw_to, raw_from) = sync_channel(stream::WAITING);
     let (cut, stored, diff_id) = std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
+            let _ = rustix::thread::set_name(c"read");
             stream::read_stored(input, &stored_to, expected.size, &|bytes| progress(bytes))
         });
-        let hasher = scope.spawn(move || stream::hash_raw(&raw_from));
+        let hasher = scope.spawn(move || {
+            let _ = rustix::thread::set_name(c"hash");
+            stream::hash_raw(&raw_from)
+        });
         let cut = Raw::new(Stored::new(stored_from), raw_to).and_then(|raw| {
             let cutter = Cutter::new(pool, Arc::clone(&ordered), hot_raw);
             cut_layer(raw, index::Writer::new(idx)?, cutter)

@@ -2,8 +2,9 @@
 //!
 //! Every block gets a ticket when it is cut. Workers compress in any order; results enter the pack in ticket order, so
 //! that a pack's bytes do not depend on the number of workers. A block travels in one buffer from the tar reader to
-//! the file, and there is a fixed number of buffers: whoever wants one more waits until a block is written. That is the
-//! bound on memory. It cannot deadlock: the block with the lowest ticket of each pack is always in the queue already.
+//! the file, and there is a fixed number of buffers: whoever wants one more waits until a good part of them is free
+//! again. That is the bound on memory. It cannot deadlock: the block with the lowest ticket of each pack is always in the
+//! queue already.
 
 use crate::error::{Error, Result};
 use crate::pack::blocks::PackFile;
@@ -16,6 +17,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Workers stand this much behind the threads that read, inflate and hash (the kernel counts it for each thread). Those
+/// are few and everything waits for them: were they to wait for a core themselves, workers would run dry now and then.
+const BEHIND: i32 = 3;
 
 /// What goes into a pack, in order.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ pub struct Ordered {
 struct State {
     next: u64,
     waiting: BTreeMap<u64, Event>,
-    /// Gone when the pack is complete.
+    /// Gone while somebody writes, and when the pack is complete.
     file: Option<PackFile>,
     error: Option<Error>,
 }
@@ -60,26 +65,48 @@ impl Ordered {
         }
     }
 
+    /// Adds an event. Whoever completes the order writes, and takes along what others add meanwhile: nobody waits for
+    /// the file.
     pub fn post(&self, ticket: u64, event: Event, pool: &Pool) {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
+        let mut state = lock(&self.state);
         state.waiting.insert(ticket, event);
-        let before = state.next;
-        while let Some(event) = state.waiting.remove(&state.next) {
-            state.next += 1;
-            if state.error.is_none()
-                && let Some(file) = &mut state.file
-                && let Err(error) = file.take(&event)
-            {
-                state.error = Some(error);
+        if ticket != state.next {
+            return;
+        }
+        let Some(mut file) = state.file.take() else {
+            return;
+        };
+        let mut ready = Vec::new();
+        loop {
+            let mut next = state.next;
+            while let Some(event) = state.waiting.remove(&next) {
+                next += 1;
+                ready.push(event);
             }
-            if let Event::Stored { bytes, .. } = event {
-                pool.give_buffer(bytes);
+            state.next = next;
+            if ready.is_empty() {
+                break;
+            }
+            let mut failed = state.error.is_some();
+            drop(state);
+            let mut error = None;
+            for event in ready.drain(..) {
+                if !failed && let Err(first) = file.take(&event) {
+                    error = Some(first);
+                    failed = true;
+                }
+                if let Event::Stored { bytes, .. } = event {
+                    pool.give_buffer(bytes);
+                }
+            }
+            state = lock(&self.state);
+            if error.is_some() {
+                state.error = error;
             }
         }
-        if state.next != before {
-            self.changed.notify_all();
-        }
+        state.file = Some(file);
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// Whether writing has failed; the layer need not be read further.
@@ -95,7 +122,8 @@ impl Ordered {
     /// Waits until all events below `tickets` are written and gives the file back.
     pub fn finish(&self, tickets: u64, pool: &Pool) -> Result<PackFile> {
         let mut state = lock(&self.state);
-        while state.next < tickets {
+        // Without the file, somebody still writes.
+        while state.next < tickets || state.file.is_none() {
             if pool.is_stopped() {
                 return Err(stopped());
             }
@@ -130,20 +158,24 @@ pub struct Pool {
     jobs: Mutex<VecDeque<Job>>,
     job_came: Condvar,
     buffers: Mutex<(Vec<Vec<u8>>, usize)>,
-    buffer_came: Condvar,
+    /// So many free buffers wake those who wait for one. Reading goes on in long strokes then: with a switch between
+    /// reading and compressing for every block, both would find the core's cache filled by the other.
+    enough: usize,
+    buffers_came: Condvar,
     stop: AtomicBool,
     block_size: usize,
     level: i32,
 }
 
 impl Pool {
-    /// `buffers` must be more than what all layers together hold at once while they wait for another one.
+    /// A quarter of `buffers` must always be left when each layer holds two and waits for another one.
     pub fn new(block_size: usize, level: i32, buffers: usize) -> Pool {
         Pool {
             jobs: Mutex::new(VecDeque::new()),
             job_came: Condvar::new(),
             buffers: Mutex::new((Vec::new(), buffers)),
-            buffer_came: Condvar::new(),
+            enough: buffers / 4,
+            buffers_came: Condvar::new(),
             stop: AtomicBool::new(false),
             block_size,
             level,
@@ -167,10 +199,12 @@ impl Pool {
             }
             if *unmade > 0 {
                 *unmade -= 1;
-                return Ok(Vec::with_capacity(self.block_size));
+                return Ok(Vec::with_capacity(zstd::zstd_safe::compress_bound(
+                    self.block_size,
+                )));
             }
             guard = self
-                .buffer_came
+                .buffers_came
                 .wait(guard)
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -178,8 +212,13 @@ impl Pool {
 
     pub fn give_buffer(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        lock(&self.buffers).0.push(buffer);
-        self.buffer_came.notify_one();
+        let mut guard = lock(&self.buffers);
+        guard.0.push(buffer);
+        let enough = guard.0.len() >= self.enough;
+        drop(guard);
+        if enough {
+            self.buffers_came.notify_all();
+        }
     }
 
     /// Queues a block of the current run, or a fragment.
@@ -207,7 +246,7 @@ impl Pool {
         drop(lock(&self.jobs));
         self.job_came.notify_all();
         drop(lock(&self.buffers));
-        self.buffer_came.notify_all();
+        self.buffers_came.notify_all();
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -216,6 +255,9 @@ impl Pool {
 
     /// One worker's life.
     pub fn work(&self) -> Result<()> {
+        let _ = rustix::thread::set_name(c"compress");
+        // A worker that could not step behind works all the same.
+        let _ = rustix::process::nice(BEHIND);
         let mut compressor = zstd::bulk::Compressor::new(self.level)
             .map_err(|error| Error::new("cannot start zstd").source(error))?;
         let mut scratch: Vec<u8> =
@@ -244,8 +286,7 @@ impl Pool {
                     .compress_to_buffer(&bytes, &mut scratch)
                     .map_err(|error| Error::new("cannot compress a block").source(error))?;
                 if length < bytes.len() {
-                    bytes.clear();
-                    bytes.extend_from_slice(&scratch);
+                    std::mem::swap(&mut bytes, &mut scratch);
                     size = length as u32;
                 }
             }

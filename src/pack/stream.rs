@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 const BUFFER: usize = 256 << 10;
 /// Buffers that may wait in one channel.
-pub const WAITING: usize = 3;
+pub const WAITING: usize = 5;
 /// zstd's own limit for what it decodes unasked; bigger windows take that much memory.
 const MAX_WINDOW_LOG: u32 = 27;
 

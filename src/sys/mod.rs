@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod clone_range;
 pub mod exec;
 pub mod fd;
+pub mod heap;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
@@ -16,6 +17,7 @@ pub mod quota;
 pub mod remount;
 pub mod resolve;
 pub mod socket;
+pub mod write_back;
 
 /// What a verb answers: the kernel's word, unexplained.
 pub type Result<T> = rustix::io::Result<T>;

@@ -1,18 +1,25 @@
 //! Gets a pack for every layer: from the cache, from another process that makes it now, or by packing.
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::image::convert::publishing::{Finished, Publisher};
 use crate::image::convert::{LayerInput, Options};
 use crate::image::digest::Digest;
+use crate::image::lock::Lock;
 use crate::image::progress::Progress;
 use crate::pack::cache::{Pack, PackCache, Parameters};
 use crate::pack::index::Index;
 use crate::pack::layer::{self, Expected};
 use crate::pack::pool::{Pool, stopped};
+use crate::sys::heap;
+use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Layers that are read at once. Each costs some megabytes; more only help when each comes slowly.
 const MOST_AT_ONCE: usize = 6;
+/// Blocks on their way, in bytes: some tens of milliseconds of compression, so that no worker runs dry while the
+/// threads before it wait for their turn on a core.
+const BUFFERED: usize = 12 << 20;
 
 /// The statement of a failure in one layer.
 pub fn failed(layers: &[LayerInput], index: usize) -> String {
@@ -31,10 +38,11 @@ fn name(layer: &LayerInput) -> String {
     }
 }
 
-/// One pack for each layer, in their order. Equal layers share one.
+/// One pack for each layer, in their order. Equal layers share one. New ones are handed to `publisher`.
 pub fn pack_all(
     layers: &[LayerInput],
     cache: &PackCache,
+    publisher: &Publisher,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Arc<Pack>>> {
@@ -60,14 +68,13 @@ pub fn pack_all(
         .len()
         .min((threads + 1).clamp(3, MOST_AT_ONCE))
         .max(1);
-    let pool = Pool::new(
-        options.block_size as usize,
-        options.level,
-        threads * 4 + at_once * 3,
-    );
+    let block_size = options.block_size as usize;
+    let buffers = (BUFFERED / block_size).max(threads * 4 + at_once * 3);
+    let pool = Pool::new(block_size, options.level, buffers);
     let job = Job {
         layers,
         cache,
+        publisher,
         options,
         progress,
         pool: &pool,
@@ -89,6 +96,7 @@ pub fn pack_all(
         let packers: Vec<_> = (0..at_once)
             .map(|_| {
                 scope.spawn(|| {
+                    let _ = rustix::thread::set_name(c"layer");
                     let _guard = StopOnPanic(&pool);
                     loop {
                         let turn = next.fetch_add(1, Ordering::Relaxed);
@@ -116,6 +124,8 @@ pub fn pack_all(
         }
         pool.stop();
     });
+    drop(pool);
+    heap::give_back();
     if let Some(error) = worker_error
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
@@ -167,6 +177,7 @@ impl Drop for StopOnPanic<'_> {
 struct Job<'a> {
     layers: &'a [LayerInput],
     cache: &'a PackCache,
+    publisher: &'a Publisher,
     options: &'a Options,
     progress: &'a dyn Progress,
     pool: &'a Pool,
@@ -184,7 +195,7 @@ impl Job<'_> {
         };
         self.progress.layer(index, layer.size, &name(layer));
         let Some(diff_id) = layer.diff_id else {
-            return self.build(index, layer, &parameters);
+            return self.build(index, layer, &parameters, None);
         };
         let found = || {
             let pack = self.cache.find(&diff_id, &parameters);
@@ -197,7 +208,7 @@ impl Job<'_> {
             return Ok(pack);
         }
         if !self.options.keep_packs {
-            return self.build(index, layer, &parameters);
+            return self.build(index, layer, &parameters, None);
         }
         let mut told = false;
         let lock = self.cache.lock(&diff_id, &parameters, &mut |owner| {
@@ -212,16 +223,22 @@ impl Job<'_> {
             }
             !self.pool.is_stopped()
         })?;
-        let Some(_lock) = lock else {
+        let Some(lock) = lock else {
             return Err(stopped());
         };
         match found() {
             Some(pack) => Ok(pack),
-            None => self.build(index, layer, &parameters),
+            None => self.build(index, layer, &parameters, Some(lock)),
         }
     }
 
-    fn build(&self, index: usize, layer: &LayerInput, parameters: &Parameters) -> Result<Pack> {
+    fn build(
+        &self,
+        index: usize,
+        layer: &LayerInput,
+        parameters: &Parameters,
+        lock: Option<Lock>,
+    ) -> Result<Pack> {
         let expected = Expected {
             digest: layer.digest,
             size: layer.size,
@@ -239,8 +256,15 @@ impl Job<'_> {
         )?;
         let diff_id: Digest = summary.diff_id;
         if self.options.keep_packs {
-            self.cache
-                .publish(building, (&dat, &idx), &diff_id, parameters)?;
+            let again = |file: &File| file.try_clone().or_say(|| "cannot keep a pack open");
+            self.publisher.publish(Finished {
+                building,
+                dat: again(&dat)?,
+                idx: again(&idx)?,
+                diff_id,
+                parameters: *parameters,
+                lock,
+            });
         }
         let index_file = Index::open(idx, parameters.block_size)?;
         self.progress.layer_done(index, "packed");

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Chunks in flight per layer. They have up to some hundred kilobytes each.
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 8;
 /// Progress that makes earlier failures count no more.
 const FORGIVEN: u64 = 4 << 20;
 
