@@ -9,36 +9,22 @@
 //! - a hard link means the inode that its target was when the link was made: an entry before it in its layer, else in
 //!   the layers below. Overriding the target later does not change the link.
 //!
-//! Everything is held in flat tables with 32-bit indexes: some 100 bytes for each entry.
+//! Everything is held in flat tables with 32-bit indexes: some 70 bytes for each entry, names included.
 
 mod decide;
+mod names;
 mod view;
 
 use crate::error::{Error, Result};
-use crate::image::entry::{Attributes, Content, Entry, Kind, MAX_ENTRIES, Xattrs, display};
+use crate::image::entry::{Attributes, Content, Entry, Kind, Xattrs};
+use names::{Finder, Names};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 
 const NONE: u32 = u32::MAX;
-/// Names and targets of one image.
-const MAX_BYTES: usize = 1 << 30;
 /// Links to links to links.
 const MAX_HOPS: usize = 256;
 /// As many layers as fit into the tables; registries stop at 127.
 const MAX_LAYERS: usize = 4096;
-
-/// One path of the trie, in whatever layers.
-struct Node {
-    parent: u32,
-    name_at: u32,
-    first_child: u32,
-    sibling: u32,
-    /// The newest item; items point to older ones.
-    newest: u32,
-    /// One more than the highest layer that has something below this path; 0 for none.
-    implied: u16,
-    name_length: u8,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
@@ -55,29 +41,61 @@ enum What {
     Opaque,
 }
 
+/// What many items have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Look {
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    xattrs: u32,
+}
+
 /// What one layer says of one path.
 struct Item {
     older: u32,
-    attributes: Attributes,
-    xattrs: u32,
-    size: u64,
+    /// Index into the table of [`Look`]s.
+    look: u32,
+    mtime: u32,
+    /// [`NONE`] when it is in the table of large sizes.
+    size: u32,
     a: u32,
     b: u32,
     layer: u16,
     what: What,
 }
 
+/// All items, and what they share.
+#[derive(Default)]
+struct Items {
+    list: Vec<Item>,
+    looks: Vec<Look>,
+    /// Sizes that do not fit into an item.
+    large: HashMap<u32, u64>,
+    xattrs: Vec<Xattrs>,
+    hints: HashMap<u32, Vec<String>>,
+}
+
+impl Items {
+    fn get(&self, item: u32) -> Option<&Item> {
+        self.list.get(item as usize)
+    }
+
+    fn size(&self, item: u32) -> u64 {
+        match self.get(item) {
+            Some(found) if found.size == NONE => self.large.get(&item).copied().unwrap_or(0),
+            Some(found) => found.size.into(),
+            None => 0,
+        }
+    }
+}
+
 /// Collects entries, then decides.
 pub struct Builder {
-    nodes: Vec<Node>,
-    items: Vec<Item>,
-    bytes: Vec<u8>,
-    /// Hash of parent and name → node; collisions are resolved by probing.
-    lookup: HashMap<u64, u32>,
-    hasher: RandomState,
-    xattrs: Vec<Xattrs>,
+    names: Names,
+    finder: Finder,
+    items: Items,
+    look_lookup: HashMap<Look, u32>,
     xattr_lookup: HashMap<Xattrs, u32>,
-    hints: HashMap<u32, Vec<String>>,
     layers: u16,
 }
 
@@ -108,21 +126,30 @@ pub struct Inode<'a> {
 /// An inode's place in the tables.
 struct Slot {
     item: u32,
+    /// How many names it has; of a directory, [`DIRECTORY`] and its index in the table of directories.
     links: u32,
-    /// Directories: where their entries start, how many, and their parent.
+}
+
+// What an image of a million entries costs. `make bench` has the bound on the whole process.
+const _: () = assert!(size_of::<Item>() == 28 && size_of::<Slot>() == 8);
+
+/// Set in [`Slot::links`] of directories.
+const DIRECTORY: u32 = 1 << 31;
+
+/// Where a directory's entries start, how many, and its parent.
+struct Directory {
     entries: u32,
     count: u32,
     parent: u32,
+    subdirectories: u32,
 }
 
 /// The merged tree. Inodes are numbered from 0, the root; every directory's entries are sorted by name.
 pub struct Tree {
-    nodes: Vec<Node>,
-    items: Vec<Item>,
-    bytes: Vec<u8>,
-    xattrs: Vec<Xattrs>,
-    hints: HashMap<u32, Vec<String>>,
+    names: Names,
+    items: Items,
     slots: Vec<Slot>,
+    directories: Vec<Directory>,
     entries: Vec<(u32, u32)>,
     /// Device nodes that would be visible.
     pub devices: u64,
@@ -143,24 +170,12 @@ impl Default for Builder {
 
 impl Builder {
     pub fn new() -> Builder {
-        let root = Node {
-            parent: NONE,
-            name_at: 0,
-            first_child: NONE,
-            sibling: NONE,
-            newest: NONE,
-            implied: 1,
-            name_length: 0,
-        };
         Builder {
-            nodes: vec![root],
-            items: Vec::new(),
-            bytes: Vec::new(),
-            lookup: HashMap::new(),
-            hasher: RandomState::new(),
-            xattrs: Vec::new(),
+            names: Names::new(),
+            finder: Finder::new(),
+            items: Items::default(),
+            look_lookup: HashMap::new(),
             xattr_lookup: HashMap::new(),
-            hints: HashMap::new(),
             layers: 0,
         }
     }
@@ -198,7 +213,7 @@ impl Builder {
             }
             Kind::Symlink(target) => {
                 size = target.len() as u64;
-                a = self.bytes(target)?;
+                a = self.names.put(target)?;
                 What::Symlink
             }
             Kind::Fifo => What::Fifo,
@@ -210,44 +225,45 @@ impl Builder {
             Kind::Whiteout => What::Whiteout,
             Kind::Opaque => What::Opaque,
         };
-        let item = self.items.len() as u32;
+        let item = self.items.list.len() as u32;
+        let Attributes {
+            mode,
+            uid,
+            gid,
+            mtime,
+        } = entry.attributes;
         let xattrs = self.xattrs(&entry.xattrs);
+        let look = self.look(Look {
+            mode,
+            uid,
+            gid,
+            xattrs,
+        });
         if !entry.hints.is_empty() {
-            self.hints.insert(item, entry.hints.clone());
+            self.items.hints.insert(item, entry.hints.clone());
         }
-        let older = match self.nodes.get_mut(node as usize) {
-            Some(node) => std::mem::replace(&mut node.newest, item),
+        let older = match self.finder.links.get_mut(node as usize) {
+            Some(links) => std::mem::replace(&mut links.newest, item),
             None => NONE,
         };
-        self.items.push(Item {
+        let small = u32::try_from(size).ok().filter(|&size| size != NONE);
+        if small.is_none() {
+            self.items.large.insert(item, size);
+        }
+        self.items.list.push(Item {
             older,
-            attributes: entry.attributes,
-            xattrs,
-            size,
+            look,
+            mtime,
+            size: small.unwrap_or(NONE),
             a,
             b,
             layer,
             what,
         });
         if !matches!(what, What::Whiteout | What::Opaque) {
-            self.imply(node, layer);
+            self.names.imply(node, layer);
         }
         Ok(())
-    }
-
-    /// Tells the directories above that `layer` has something in them.
-    fn imply(&mut self, node: u32, layer: u16) {
-        let mut at = self
-            .nodes
-            .get(node as usize)
-            .map_or(NONE, |node| node.parent);
-        while let Some(node) = self.nodes.get_mut(at as usize) {
-            if node.implied > layer {
-                break;
-            }
-            node.implied = layer + 1;
-            at = node.parent;
-        }
     }
 
     fn xattrs(&mut self, xattrs: &Xattrs) -> u32 {
@@ -256,22 +272,19 @@ impl Builder {
         }
         let mut sorted = xattrs.clone();
         sorted.sort();
-        let next = self.xattrs.len() as u32;
+        let next = self.items.xattrs.len() as u32;
         *self.xattr_lookup.entry(sorted).or_insert_with_key(|set| {
-            self.xattrs.push(set.clone());
+            self.items.xattrs.push(set.clone());
             next
         })
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> Result<u32> {
-        let at = self.bytes.len();
-        if at + bytes.len() > MAX_BYTES {
-            return Err(Error::new("the image has too many names").cause(format!(
-                "names and symlink targets are limited to {MAX_BYTES} bytes"
-            )));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(at as u32)
+    fn look(&mut self, look: Look) -> u32 {
+        let next = self.items.looks.len() as u32;
+        *self.look_lookup.entry(look).or_insert_with(|| {
+            self.items.looks.push(look);
+            next
+        })
     }
 
     /// The node of a path, made if needed.
@@ -281,54 +294,9 @@ impl Builder {
             .split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
         {
-            at = match self.child(at, name) {
-                Ok(child) => child,
-                Err(key) => self.make(at, name, key)?,
-            };
+            at = self.finder.child_or_new(&mut self.names, at, name)?;
         }
         Ok(at)
-    }
-
-    /// The child of this name, or the key that a new one gets.
-    fn child(&self, parent: u32, name: &[u8]) -> Result<u32, u64> {
-        let mut key = self.hasher.hash_one((parent, name));
-        while let Some(&found) = self.lookup.get(&key) {
-            if self
-                .nodes
-                .get(found as usize)
-                .is_some_and(|node| node.parent == parent && name_of(&self.bytes, node) == name)
-            {
-                return Ok(found);
-            }
-            key = key.wrapping_add(1);
-        }
-        Err(key)
-    }
-
-    fn make(&mut self, parent: u32, name: &[u8], key: u64) -> Result<u32> {
-        if self.nodes.len() as u64 > 2 * MAX_ENTRIES {
-            return Err(Error::new("the image has too many entries")
-                .cause(format!("the limit is {} paths", 2 * MAX_ENTRIES)));
-        }
-        let name_length = u8::try_from(name.len())
-            .map_err(|_| Error::new(format!("`{}` is too long a name", display(name))))?;
-        let name_at = self.bytes(name)?;
-        let node = self.nodes.len() as u32;
-        let sibling = match self.nodes.get_mut(parent as usize) {
-            Some(parent) => std::mem::replace(&mut parent.first_child, node),
-            None => NONE,
-        };
-        self.nodes.push(Node {
-            parent,
-            name_at,
-            first_child: NONE,
-            sibling,
-            newest: NONE,
-            implied: 0,
-            name_length,
-        });
-        self.lookup.insert(key, node);
-        Ok(node)
     }
 
     /// Whether anything can be put at this path: nothing is there, and directories or nothing above it.
@@ -344,9 +312,9 @@ impl Builder {
                 Seen::Leaf { .. } => return false,
                 Seen::Nothing => return true,
             }
-            match self.child(at, name) {
-                Ok(child) => at = child,
-                Err(_) => return true,
+            match self.finder.child(&self.names, at, name) {
+                Some(child) => at = child,
+                None => return true,
             }
             if names.peek().is_none() {
                 return matches!(self.see(at, floor), Seen::Nothing);
@@ -373,35 +341,6 @@ impl Builder {
         })?;
         Ok(true)
     }
-}
-
-impl Slot {
-    fn new(item: u32, parent: u32) -> Slot {
-        Slot {
-            item,
-            links: 0,
-            entries: 0,
-            count: NONE,
-            parent,
-        }
-    }
-}
-
-fn name_of<'a>(bytes: &'a [u8], node: &Node) -> &'a [u8] {
-    let at = node.name_at as usize;
-    bytes
-        .get(at..at + usize::from(node.name_length))
-        .unwrap_or_default()
-}
-
-fn path_of(nodes: &[Node], bytes: &[u8], mut at: u32) -> Vec<u8> {
-    let mut names = Vec::new();
-    while let Some(node) = nodes.get(at as usize).filter(|node| node.parent != NONE) {
-        names.push(name_of(bytes, node));
-        at = node.parent;
-    }
-    names.reverse();
-    names.join(&b'/')
 }
 
 #[cfg(test)]

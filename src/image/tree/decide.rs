@@ -1,18 +1,16 @@
 //! The decision of the merge: which item wins at a path, what a hard link means, and the walk that keeps what is visible.
 
-use super::{Builder, Item, MAX_HOPS, NONE, Seen, Slot, Tree, What, name_of, path_of};
+use super::{Builder, DIRECTORY, Directory, Item, MAX_HOPS, NONE, Seen, Slot, Tree, What};
 use crate::error::{Error, Result};
 use crate::image::entry::display;
 use std::collections::{HashMap, HashSet};
 
 impl Builder {
     fn items_of(&self, node: u32) -> impl Iterator<Item = (u32, &Item)> {
-        let mut at = self
-            .nodes
-            .get(node as usize)
-            .map_or(NONE, |node| node.newest);
+        let links = self.finder.links.get(node as usize);
+        let mut at = links.map_or(NONE, |links| links.newest);
         std::iter::from_fn(move || {
-            let item = self.items.get(at as usize)?;
+            let item = self.items.get(at)?;
             let index = at;
             at = item.older;
             Some((index, item))
@@ -53,7 +51,7 @@ impl Builder {
                 break;
             }
         }
-        let implied = self.nodes.get(node as usize).map_or(0, |node| node.implied);
+        let implied = self.names.implied(node);
         let is_directory = match winner {
             Some((_, item)) if item.what == What::Directory => true,
             Some((_, item)) => implied > item.layer + 1,
@@ -75,7 +73,7 @@ impl Builder {
     fn resolve(&self, link: u32) -> Result<u32> {
         let mut at = link;
         for _ in 0..MAX_HOPS {
-            let Some(item) = self.items.get(at as usize) else {
+            let Some(item) = self.items.get(at) else {
                 break;
             };
             if item.what != What::HardLink {
@@ -108,12 +106,12 @@ impl Builder {
     }
 
     fn path_text(&self, node: u32) -> String {
-        display(&path_of(&self.nodes, &self.bytes, node))
+        display(&self.names.path(node))
     }
 
     /// For errors only: looks everywhere.
     fn path_of_item(&self, item: u32) -> String {
-        (0..self.nodes.len() as u32)
+        (0..self.names.count() as u32)
             .find(|&node| self.items_of(node).any(|(index, _)| index == item))
             .map(|node| self.path_text(node))
             .unwrap_or_default()
@@ -121,14 +119,17 @@ impl Builder {
 
     /// Decides what is visible.
     pub fn finish(mut self) -> Result<Tree> {
-        self.lookup = HashMap::new();
+        self.finder.forget_table();
+        self.look_lookup = HashMap::new();
         self.xattr_lookup = HashMap::new();
         let mut slots: Vec<Slot> = Vec::new();
+        let mut directories: Vec<Directory> = Vec::new();
         let mut entries: Vec<(u32, u32)> = Vec::new();
         let mut devices = 0;
         let mut inode_of: HashMap<u32, u32> = HashMap::new();
         let linked: HashSet<u32> = self
             .items
+            .list
             .iter()
             .enumerate()
             .filter(|(_, item)| item.what == What::HardLink)
@@ -138,25 +139,21 @@ impl Builder {
             Seen::Directory { metadata, floor } => (metadata, floor),
             _ => (NONE, 0),
         };
-        slots.push(Slot::new(metadata, 0));
+        slots.push(Slot::directory(metadata, 0, &mut directories));
         // Depth first; a directory's entries get consecutive numbers.
         let mut open = vec![(0u32, 0u32, floor)];
         let mut names: Vec<u32> = Vec::new();
         while let Some((node, inode, floor)) = open.pop() {
             names.clear();
-            let mut child = self
-                .nodes
+            let links = &self.finder.links;
+            let mut child = links
                 .get(node as usize)
-                .map_or(NONE, |node| node.first_child);
-            while let Some(next) = self.nodes.get(child as usize) {
+                .map_or(NONE, |links| links.first_child);
+            while let Some(next) = links.get(child as usize) {
                 names.push(child);
                 child = next.sibling;
             }
-            names.sort_unstable_by_key(|&name| {
-                self.nodes
-                    .get(name as usize)
-                    .map(|node| name_of(&self.bytes, node))
-            });
+            names.sort_unstable_by_key(|&name| self.names.name(name));
             let first = entries.len() as u32;
             let mut subdirectories = 0;
             let opened = open.len();
@@ -165,14 +162,14 @@ impl Builder {
                 match self.see(name, floor) {
                     Seen::Nothing => {}
                     Seen::Directory { metadata, floor } => {
-                        slots.push(Slot::new(metadata, inode));
+                        slots.push(Slot::directory(metadata, inode, &mut directories));
                         entries.push((name, next));
                         open.push((name, next, floor));
                         subdirectories += 1;
                     }
                     Seen::Leaf { item } => {
                         let item = self.resolve(item)?;
-                        let what = self.items.get(item as usize).map(|item| item.what);
+                        let what = self.items.get(item).map(|item| item.what);
                         if what == Some(What::Device) {
                             devices += 1;
                             continue;
@@ -184,7 +181,7 @@ impl Builder {
                         let inode = match inode_of.get(&item) {
                             Some(&known) => known,
                             None => {
-                                slots.push(Slot::new(item, 0));
+                                slots.push(Slot { item, links: 0 });
                                 if linked.contains(&item) {
                                     inode_of.insert(item, next);
                                 }
@@ -202,21 +199,40 @@ impl Builder {
             if let Some(new) = open.get_mut(opened..) {
                 new.reverse();
             }
-            if let Some(slot) = slots.get_mut(inode as usize) {
-                slot.entries = first;
-                slot.count = entries.len() as u32 - first;
-                slot.links = 2 + subdirectories;
+            let at = slots.get(inode as usize).and_then(Slot::as_directory);
+            if let Some(directory) = at.and_then(|at| directories.get_mut(at)) {
+                directory.entries = first;
+                directory.count = entries.len() as u32 - first;
+                directory.subdirectories = subdirectories;
             }
         }
         Ok(Tree {
-            nodes: self.nodes,
+            names: self.names,
             items: self.items,
-            bytes: self.bytes,
-            xattrs: self.xattrs,
-            hints: self.hints,
             slots,
+            directories,
             entries,
             devices,
         })
+    }
+}
+
+impl Slot {
+    fn directory(item: u32, parent: u32, directories: &mut Vec<Directory>) -> Slot {
+        let index = directories.len() as u32;
+        directories.push(Directory {
+            entries: 0,
+            count: 0,
+            parent,
+            subdirectories: 0,
+        });
+        Slot {
+            item,
+            links: DIRECTORY | index,
+        }
+    }
+
+    pub(super) fn as_directory(&self) -> Option<usize> {
+        (self.links & DIRECTORY != 0).then_some((self.links & !DIRECTORY) as usize)
     }
 }

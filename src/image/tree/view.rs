@@ -1,6 +1,6 @@
 //! What the writer and the record ask of the merged tree.
 
-use super::{Body, Inode, NONE, Tree, What, name_of, path_of};
+use super::{Body, Directory, Inode, NONE, Slot, Tree, What};
 use crate::image::entry::{Attributes, Content, Xattrs};
 
 impl Tree {
@@ -10,16 +10,25 @@ impl Tree {
 
     /// All sets of extended attributes that entries have, used or not.
     pub fn xattrs(&self) -> &[Xattrs] {
-        &self.xattrs
+        &self.items.xattrs
+    }
+
+    fn directory(&self, slot: &Slot) -> Option<&Directory> {
+        self.directories.get(slot.as_directory()?)
     }
 
     pub fn inode(&self, inode: u32) -> Option<Inode<'_>> {
         let slot = self.slots.get(inode as usize)?;
-        let item = self.items.get(slot.item as usize);
-        let is_directory = slot.count != NONE;
-        let attributes = match item {
-            Some(item) => item.attributes,
-            None => Attributes {
+        let item = self.items.get(slot.item);
+        let look = item.and_then(|item| self.items.looks.get(item.look as usize));
+        let attributes = match (item, look) {
+            (Some(item), Some(look)) => Attributes {
+                mode: look.mode,
+                uid: look.uid,
+                gid: look.gid,
+                mtime: item.mtime,
+            },
+            _ => Attributes {
                 mode: 0o755,
                 ..Attributes::default()
             },
@@ -27,23 +36,21 @@ impl Tree {
         let content = |run, tail| Body::File {
             layer: item.map_or(0, |item| item.layer.into()),
             content: Content {
-                size: item.map_or(0, |item| item.size),
+                size: self.items.size(slot.item),
                 run,
                 tail,
             },
         };
+        let directory = self.directory(slot);
         let body = match item {
-            _ if is_directory => Body::Directory {
-                parent: slot.parent,
+            _ if directory.is_some() => Body::Directory {
+                parent: directory.map_or(0, |directory| directory.parent),
             },
             Some(item) => match item.what {
                 What::Run => content(Some(item.a), None),
                 What::Tail => content(None, Some((item.a, item.b))),
                 What::Empty => content(None, None),
-                What::Symlink => {
-                    let at = item.a as usize;
-                    Body::Symlink(self.bytes.get(at..at + item.size as usize)?)
-                }
+                What::Symlink => Body::Symlink(self.names.bytes(item.a, item.size)?),
                 What::Fifo => Body::Fifo,
                 _ => return None,
             },
@@ -51,33 +58,31 @@ impl Tree {
         };
         Some(Inode {
             attributes,
-            links: slot.links,
-            xattrs: item.map(|item| item.xattrs).filter(|&set| set != NONE),
+            links: directory.map_or(slot.links, |directory| 2 + directory.subdirectories),
+            xattrs: look.map(|look| look.xattrs).filter(|&set| set != NONE),
             body,
         })
     }
 
     /// A directory's entries: name and inode, sorted by name.
     pub fn entries(&self, directory: u32) -> impl Iterator<Item = (&[u8], u32)> {
-        let range = self
-            .slots
-            .get(directory as usize)
-            .filter(|slot| slot.count != NONE);
-        let (at, count) = range.map_or((0, 0), |slot| (slot.entries as usize, slot.count as usize));
+        let found = self.slots.get(directory as usize);
+        let found = found.and_then(|slot| self.directory(slot));
+        let (at, count) = found.map_or((0, 0), |found| {
+            (found.entries as usize, found.count as usize)
+        });
         self.entries
             .get(at..at + count)
             .unwrap_or_default()
             .iter()
-            .filter_map(|&(node, inode)| {
-                Some((name_of(&self.bytes, self.nodes.get(node as usize)?), inode))
-            })
+            .map(|&(node, inode)| (self.names.name(node), inode))
     }
 
     /// What its content told of the software it is.
     pub fn hints(&self, inode: u32) -> &[String] {
         self.slots
             .get(inode as usize)
-            .and_then(|slot| self.hints.get(&slot.item))
+            .and_then(|slot| self.items.hints.get(&slot.item))
             .map_or(&[], Vec::as_slice)
     }
 
@@ -85,22 +90,17 @@ impl Tree {
     pub fn walk(&self, visit: &mut dyn FnMut(&[u8], u32)) {
         visit(b"", 0);
         for &(node, inode) in &self.entries {
-            visit(&path_of(&self.nodes, &self.bytes, node), inode);
+            visit(&self.names.path(node), inode);
         }
     }
 
     /// Every name with its inode, cheaper than [`Tree::walk`]; the path is made on demand.
     pub fn names(&self) -> impl Iterator<Item = (&[u8], u32, u32)> {
-        self.entries.iter().filter_map(|&(node, inode)| {
-            Some((
-                name_of(&self.bytes, self.nodes.get(node as usize)?),
-                inode,
-                node,
-            ))
-        })
+        let entries = self.entries.iter();
+        entries.map(|&(node, inode)| (self.names.name(node), inode, node))
     }
 
     pub fn path(&self, node: u32) -> Vec<u8> {
-        path_of(&self.nodes, &self.bytes, node)
+        self.names.path(node)
     }
 }
