@@ -9,6 +9,8 @@ mod floor;
 mod image;
 #[path = "peers/launch.rs"]
 mod launch;
+#[path = "peers/many.rs"]
+mod many;
 #[path = "peers/measure.rs"]
 mod measure;
 
@@ -42,7 +44,10 @@ fn main() {
     let parts: Vec<String> = std::env::args().skip(1).collect();
     for part in parts {
         match part.as_str() {
-            "image" => image::run(&scene, &mut table),
+            "image" => {
+                image::run(&scene, &mut table);
+                many::run(&scene, &mut table);
+            }
             "launch" => launch::run(&scene, &mut table),
             _ => {}
         }
