@@ -8,6 +8,7 @@ mod as_root {
     pub mod cluster;
     mod gpus;
     mod mpi;
+    mod plugin;
 
     use crate::need::need;
     use cluster::{Cluster, copy, field};

@@ -4,7 +4,8 @@
 //! the shared object: the program that loads it (srun, slurmstepd, …) has them. Calls that only newer releases have are
 //! looked up at run time.
 
-use crate::host::{Place, Spank};
+use crate::host::{Place, Spank, Step};
+use crate::system;
 use carrack::launch::slurm_options::SlurmOption;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
@@ -23,8 +24,15 @@ pub struct SpankOption {
 }
 
 // enum spank_item
+const S_JOB_UID: c_int = 0;
+const S_JOB_GID: c_int = 1;
+const S_JOB_ID: c_int = 2;
 const S_JOB_STEPID: c_int = 3;
+const S_JOB_NODEID: c_int = 5;
+const S_JOB_LOCAL_TASK_COUNT: c_int = 6;
 const S_JOB_ARGV: c_int = 9;
+const S_JOB_ENV: c_int = 10;
+const S_JOB_SUPPLEMENTARY_GIDS: c_int = 19;
 // enum spank_context
 const S_CTX_LOCAL: c_int = 1;
 const S_CTX_REMOTE: c_int = 2;
@@ -114,6 +122,12 @@ fn check(code: c_int, what: &str) -> Result<(), String> {
     // SAFETY: spank_strerror returns a static string for every code, or null.
     let reason = unsafe { text(spank_strerror(code)) }.unwrap_or_default();
     Err(format!("{what}: {reason} (SPANK error {code})"))
+}
+
+/// Ends this process, which is about to become a task, without running what its parent registered for its own end.
+pub fn end_task() -> ! {
+    // SAFETY: always safe.
+    unsafe { libc::_exit(1) }
 }
 
 /// A string that Slurm may free with its own allocator, where that can be found; else one that must never be freed.
@@ -216,10 +230,50 @@ impl Spank for Real {
     }
 
     fn step_id(&self) -> Option<u32> {
-        let mut step = 0u32;
-        // SAFETY: S_JOB_STEPID stores one uint32_t.
-        let code = unsafe { spank_get_item(self.handle, S_JOB_STEPID, &raw mut step) };
-        (code == ESPANK_SUCCESS).then_some(step)
+        self.number(S_JOB_STEPID)
+    }
+
+    fn step(&self) -> Option<Step> {
+        Some(Step {
+            job: self.number(S_JOB_ID)?,
+            uid: self.number(S_JOB_UID)?,
+            // The epilog knows only job and user.
+            gid: self.number(S_JOB_GID).unwrap_or_default(),
+            step: self.number(S_JOB_STEPID).unwrap_or_default(),
+            node: self.number(S_JOB_NODEID).unwrap_or_default(),
+            tasks_here: self.number(S_JOB_LOCAL_TASK_COUNT).unwrap_or_default(),
+        })
+    }
+
+    fn environment(&self) -> Vec<CString> {
+        let mut list = std::ptr::null_mut::<*mut c_char>();
+        // SAFETY: S_JOB_ENV stores a char**, an array that ends with null.
+        let code = unsafe { spank_get_item(self.handle, S_JOB_ENV, &raw mut list) };
+        let mut variables = Vec::new();
+        if code != ESPANK_SUCCESS || list.is_null() {
+            return variables;
+        }
+        loop {
+            // SAFETY: `list` ends with null, which is not passed.
+            let variable = unsafe { *list.add(variables.len()) };
+            if variable.is_null() {
+                return variables;
+            }
+            // SAFETY: a NUL-terminated string of the job's environment.
+            variables.push(unsafe { CStr::from_ptr(variable) }.to_owned());
+        }
+    }
+
+    fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String> {
+        system::own_directory(parent, name, step)
+    }
+
+    fn remove_directory(&mut self, path: &str) -> Result<(), String> {
+        system::remove_directory(path)
+    }
+
+    fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {
+        system::run_as_user(step, &self.groups(), &self.environment(), words)
     }
 
     fn command(&self) -> Vec<CString> {
@@ -273,6 +327,34 @@ impl Spank for Real {
 }
 
 impl Real {
+    /// An item that is one uint32_t, uid_t or gid_t.
+    fn number(&self, item: c_int) -> Option<u32> {
+        let mut value = 0u32;
+        // SAFETY: the items that are asked for here store 32 bits.
+        let code = unsafe { spank_get_item(self.handle, item, &raw mut value) };
+        (code == ESPANK_SUCCESS).then_some(value)
+    }
+
+    /// The user's supplementary groups.
+    fn groups(&self) -> Vec<u32> {
+        let (mut list, mut count) = (std::ptr::null_mut::<u32>(), 0 as c_int);
+        // SAFETY: S_JOB_SUPPLEMENTARY_GIDS stores a gid_t* and an int.
+        let code = unsafe {
+            spank_get_item(
+                self.handle,
+                S_JOB_SUPPLEMENTARY_GIDS,
+                &raw mut list,
+                &raw mut count,
+            )
+        };
+        if code != ESPANK_SUCCESS || list.is_null() {
+            return Vec::new();
+        }
+        let count = usize::try_from(count).unwrap_or(0);
+        // SAFETY: Slurm's array has `count` entries and lives as long as the step.
+        unsafe { std::slice::from_raw_parts(list, count) }.to_vec()
+    }
+
     fn argv(&self) -> Option<(usize, *mut *mut c_char)> {
         let (mut count, mut argv) = (0 as c_int, std::ptr::null_mut::<*mut c_char>());
         // SAFETY: S_JOB_ARGV stores an int and a char**.

@@ -12,6 +12,9 @@ use std::ffi::CString;
 /// Carries `KEY TAB DIGEST` to the tasks; in a job's environment Slurm puts `SLURM_SPANK_` in front.
 pub const PIN: &str = "CARRACK_PIN";
 
+/// Carries the directory that a relative `--container-save` starts at.
+pub const DIRECTORY: &str = "CARRACK_SAVE_DIRECTORY";
+
 /// Runs `carrack exec --pin` with these arguments: a front does it as a child process, a test as a closure. The answer is
 /// the image's digest; nothing for an image that is a file.
 pub type Resolve<'a> = &'a dyn Fn(&[String]) -> Result<Option<String>, String>;
@@ -25,6 +28,11 @@ pub fn post_options(spank: &mut dyn Spank, given: &Given, resolve: Resolve) -> R
     let Some(container) = options::container(given, |name| spank.variable(name))? else {
         return Ok(());
     };
+    if container.save.is_some() && place == Place::Srun {
+        let directory = std::env::current_dir()
+            .map_err(|error| format!("cannot tell the current directory: {error}"))?;
+        spank.set_variable(DIRECTORY, &directory.to_string_lossy())?;
+    }
     if pinned(spank, &container.key).is_some() {
         return Ok(());
     }

@@ -4,12 +4,14 @@ use crate::abi::{self, Handle, Real, SLURM_VERSION_NUMBER};
 use crate::client;
 use crate::host::{Place, Spank};
 use crate::options::Given;
+use crate::stepd;
 use crate::task::{self, Settings};
 use carrack::launch::slurm_options::slurm_options;
 use std::ffi::{c_char, c_int, c_uint};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[unsafe(no_mangle)]
 pub static plugin_name: [u8; 8] = *b"carrack\0";
@@ -142,16 +144,65 @@ fn end_client(handle: Handle, code: c_int) -> c_int {
     code
 }
 
+/// slurmstepd's child, once per task, still as root.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_init_privileged(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    let code = guard(handle, |spank, given| {
+        stepd::task_privileged(spank, given, &settings(count, arguments)?)
+    });
+    end_task(code)
+}
+
+/// slurmstepd, after each task.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_exit(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    static ENDED: AtomicU32 = AtomicU32::new(0);
+    guard(handle, |spank, given| {
+        let ended = ENDED.fetch_add(1, Ordering::Relaxed) + 1;
+        stepd::task_exit(spank, given, &settings(count, arguments)?, ended)
+    })
+}
+
+/// After the job, on each of its nodes.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_job_epilog(
+    handle: Handle,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    guard(handle, |spank, _| {
+        stepd::job_epilog(spank, &settings(count, arguments)?)
+    })
+}
+
 /// slurmstepd's child, once per task.
+///
+/// A failure ends the process here: for an `optional` plugin Slurm would only note it, and execute the command on the host.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_task_init(
     handle: Handle,
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
-    guard(handle, |spank, given| {
+    let code = guard(handle, |spank, given| {
         task::init(spank, given, &settings(count, arguments)?)
-    })
+    });
+    end_task(code)
+}
+
+fn end_task(code: c_int) -> c_int {
+    if code != 0 {
+        abi::end_task();
+    }
+    code
 }
 
 /// Lets the launcher check the request and fix the image; progress and errors go to the user's stderr.

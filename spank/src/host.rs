@@ -16,6 +16,18 @@ pub enum Place {
     Other,
 }
 
+/// What slurmstepd runs on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    pub job: u32,
+    pub step: u32,
+    /// Of this node in the step, from 0.
+    pub node: u32,
+    pub tasks_here: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// Slurm's step ids that are no real steps.
 pub const BATCH_STEP: u32 = 0xffff_fffb;
 pub const EXTERN_STEP: u32 = 0xffff_fffc;
@@ -31,6 +43,16 @@ pub trait Spank {
     /// A variable that follows the job: inner steps see it with `SLURM_SPANK_` in front.
     fn set_job_variable(&mut self, name: &str, value: &str) -> Result<(), String>;
     fn step_id(&self) -> Option<u32>;
+    /// Who runs what; only in slurmstepd, and in the epilog, which knows no step.
+    fn step(&self) -> Option<Step>;
+    /// The environment of the job, as `NAME=VALUE`.
+    fn environment(&self) -> Vec<CString>;
+    /// A directory that only root may change, and in it one of this user's own; both are made if need be.
+    fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String>;
+    /// Removes a directory with all that is in it.
+    fn remove_directory(&mut self, path: &str) -> Result<(), String>;
+    /// Runs a program as the user of the step to its end; what it said, if it failed.
+    fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String>;
     /// The command of the task.
     fn command(&self) -> Vec<CString>;
     /// Makes slurmstepd execute `words` in front of the command, where this Slurm can.
@@ -53,6 +75,8 @@ pub(crate) mod fake {
         pub step: Option<u32>,
         pub command: Vec<CString>,
         pub can_prepend: bool,
+        /// What was done to the node.
+        pub done: Vec<String>,
     }
 
     impl Fake {
@@ -67,6 +91,7 @@ pub(crate) mod fake {
                 step: Some(0),
                 command,
                 can_prepend: false,
+                done: Vec::new(),
             }
         }
     }
@@ -90,6 +115,32 @@ pub(crate) mod fake {
         }
         fn step_id(&self) -> Option<u32> {
             self.step
+        }
+        fn step(&self) -> Option<Step> {
+            Some(Step {
+                job: 7,
+                step: self.step.unwrap_or_default(),
+                tasks_here: 2,
+                uid: 1000,
+                gid: 1000,
+                ..Step::default()
+            })
+        }
+        fn environment(&self) -> Vec<CString> {
+            Vec::new()
+        }
+        fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String> {
+            self.done
+                .push(format!("make {parent}/{name} for {}", step.uid));
+            Ok(())
+        }
+        fn remove_directory(&mut self, path: &str) -> Result<(), String> {
+            self.done.push(format!("remove {path}"));
+            Ok(())
+        }
+        fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {
+            self.done.push(format!("{}: {}", step.uid, words.join(" ")));
+            Ok(())
         }
         fn command(&self) -> Vec<CString> {
             self.command.clone()

@@ -7,7 +7,10 @@
 //! | `slurm_spank_init` | srun, sbatch, salloc, slurmstepd | user; root in slurmstepd | register the options | [`options`] |
 //! | `slurm_spank_init_post_opt` | srun, sbatch, salloc | user | check the request, fix the image's digest | [`client`] |
 //! | `slurm_spank_local_user_init` | srun | user | guard the command | [`client`] |
+//! | `slurm_spank_task_init_privileged` | slurmstepd's child, once per task | root | a directory for a root with a name | [`stepd`] |
 //! | `slurm_spank_task_init` | slurmstepd's child, once per task | user | put the launcher in front of the command | [`task`] |
+//! | `slurm_spank_task_exit` | slurmstepd | root | after the last task, save the root (as the user) | [`stepd`] |
+//! | `slurm_spank_job_epilog` | slurmstepd, for the job | root | remove the job's directory | [`stepd`] |
 //!
 //! How the command becomes `carrack exec … -- command`: Slurm 23.11 and later have `spank_prepend_task_argv`. Before,
 //! `S_JOB_ARGV` gives the very array that slurmstepd will execute, so the plugin replaces the first word in the task's own
@@ -19,12 +22,13 @@
 //! directory that is nowhere; only the plugin (or, from 23.11 on, the launcher) takes that away again. `--multi-prog` is
 //! the exception, because its words are read on the nodes.
 //!
-//! Fails closed: a task whose options ask for a container and for which anything here fails is refused by a negative
-//! return, which makes slurmstepd end the task before it executes anything.
+//! Fails closed: a task whose options ask for a container and for which anything here fails ends before anything is
+//! executed. A negative return is not enough for that: for an `optional` plugin slurmstepd notes it and goes on.
 
 pub mod client;
 pub mod host;
 pub mod options;
+pub mod stepd;
 pub mod task;
 
 #[cfg(not(test))]
@@ -33,3 +37,6 @@ mod abi;
 #[cfg(not(test))]
 #[allow(unsafe_code)]
 mod entry;
+#[cfg(not(test))]
+#[allow(unsafe_code)]
+mod system;

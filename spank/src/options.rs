@@ -5,9 +5,11 @@
 use carrack::launch::slurm_options::{SlurmOption, slurm_options};
 use std::collections::BTreeMap;
 
-/// The two options that ask for a container; all others only say how.
+/// The options that ask for a container; all others only say how. A name alone is that of a root which a step before made.
 const IMAGE: &str = "container-image";
 const ENVIRONMENT: &str = "environment";
+const NAME: &str = "container-name";
+const SAVE: &str = "container-save";
 
 /// The values given on command lines, by index into the list of [`slurm_options`].
 pub type Given = BTreeMap<usize, String>;
@@ -49,7 +51,11 @@ pub fn container(
 ) -> Result<Option<Container>, String> {
     let options = slurm_options();
     let effective = effective(&options, given, variable)?;
-    if !effective.iter().any(|(option, _)| asks(option)) {
+    let named = given
+        .keys()
+        .filter_map(|index| options.get(*index))
+        .any(|option| option.name == NAME);
+    if !named && !effective.iter().any(|(option, _)| asks(option)) {
         let first = given.keys().next().and_then(|index| options.get(*index));
         return match first {
             Some(option) => Err(format!(
@@ -80,14 +86,19 @@ pub fn container(
             .map_err(|error| error.to_string().trim_end().replacen("error: ", "", 1))?;
         match option.name {
             IMAGE => container.image = Some(value.clone()),
-            "container-save" => container.save = Some(value.clone()),
-            "container-name" => container.name = Some(value.clone()),
+            SAVE => container.save = Some(value.clone()),
+            NAME => {
+                // pyxis appends what to do with an existing one; ours is always joined or made.
+                let name = value.split(':').next().unwrap_or_default();
+                container.name = Some(name.to_string());
+            }
             _ => {}
         }
         if option.name == ENVIRONMENT && container.key.is_empty() {
             container.key = format!("environment {value}");
         }
-        if option.name != IMAGE {
+        // The step's end saves, not the tasks.
+        if ![IMAGE, SAVE].contains(&option.name) {
             container.arguments.extend(flags);
         }
     }

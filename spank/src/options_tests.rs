@@ -66,6 +66,16 @@ fn options_and_variables_become_arguments() {
             ],
             "--bind=/c --no-home --image=x",
         ),
+        (
+            vec![("container-name", "box:auto")],
+            vec![],
+            "--name=box:auto",
+        ),
+        (
+            vec![image, ("container-save", "/a.sqsh")],
+            vec![],
+            "--image=x",
+        ),
         // The launcher's own variable is no request for a container.
         (vec![], vec![("CARRACK_IMAGE", "x")], "none"),
         // Neither is a habit in somebody's profile.

@@ -5,6 +5,7 @@
 use crate::client;
 use crate::host::{BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP, Place, Spank};
 use crate::options::{self, Given};
+use crate::stepd;
 use std::ffi::CString;
 
 /// Settings from the line in plugstack.conf.
@@ -12,6 +13,8 @@ use std::ffi::CString;
 pub struct Settings {
     /// Absolute path of `carrack` on every node.
     pub launcher: String,
+    /// Where roots that have a name are kept on the nodes until their job ends.
+    pub state: String,
     /// Whether `sbatch --container-image` runs the batch script itself inside.
     pub batch_inside: bool,
 }
@@ -21,6 +24,7 @@ impl Settings {
     pub fn parse<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Settings, String> {
         let mut settings = Settings {
             launcher: "/usr/local/bin/carrack".to_string(),
+            state: "/run/carrack".to_string(),
             batch_inside: false,
         };
         for argument in arguments {
@@ -28,16 +32,19 @@ impl Settings {
                 Some(("launcher", path)) if path.starts_with('/') => {
                     settings.launcher = path.to_string()
                 }
-                Some(("launcher", path)) => {
+                Some(("state", path)) if path.starts_with('/') && path.len() > 1 => {
+                    settings.state = path.trim_end_matches('/').to_string()
+                }
+                Some((name @ ("launcher" | "state"), path)) => {
                     return Err(format!(
-                        "`launcher={path}` in plugstack.conf is not an absolute path"
+                        "`{name}={path}` in plugstack.conf is not an absolute path"
                     ));
                 }
                 Some(("batch", "inside")) => settings.batch_inside = true,
                 Some(("batch", "outside")) => settings.batch_inside = false,
                 _ => {
                     return Err(format!(
-                        "`{argument}` in plugstack.conf is not known: launcher=PATH, batch=inside|outside"
+                        "`{argument}` in plugstack.conf is not known: launcher=PATH, state=DIRECTORY, batch=inside|outside"
                     ));
                 }
             }
@@ -62,6 +69,18 @@ pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result
     };
     executable(&settings.launcher)?;
     let mut words = vec![settings.launcher.clone(), "exec".to_string()];
+    if container.name.is_some() {
+        let step = spank
+            .step()
+            .ok_or("Slurm does not tell which job this is")?;
+        words.push(format!(
+            "--keep-in={}",
+            stepd::directory(settings, step.job)
+        ));
+    }
+    if container.save.is_some() {
+        words.push("--hold".to_string());
+    }
     words.extend(container.words(client::pinned(spank, &container.key)));
     if spank.step_id() == Some(BATCH_STEP) {
         // The script lies in a directory of slurmd's that no image has.
@@ -118,6 +137,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             launcher: "/bin/sh".into(),
+            state: "/run/carrack".into(),
             batch_inside: false,
         }
     }
@@ -160,6 +180,33 @@ mod tests {
                 b"--image=debian:12".to_vec(),
                 b"--".to_vec(),
                 b"./app".to_vec()
+            ]
+        );
+    }
+
+    #[test]
+    fn names_and_saves_are_told_to_the_launcher() {
+        let options = [
+            ("container-image", "x"),
+            ("container-name", "box"),
+            ("container-save", "/a.sqsh"),
+        ];
+        let mut spank = Fake::at(Place::Stepd);
+        spank.can_prepend = true;
+        init(
+            &mut spank,
+            &crate::options::tests::given(&options),
+            &settings(),
+        )
+        .unwrap();
+        assert_eq!(
+            texts(&spank.command)[1..6],
+            [
+                "exec",
+                "--keep-in=/run/carrack/7",
+                "--hold",
+                "--name=box",
+                "--image=x"
             ]
         );
     }
@@ -208,13 +255,14 @@ mod tests {
     #[test]
     fn plugstack_arguments() {
         assert_eq!(
-            Settings::parse(["launcher=/a", "batch=inside"]),
+            Settings::parse(["launcher=/a", "state=/b/", "batch=inside"]),
             Ok(Settings {
                 launcher: "/a".into(),
+                state: "/b".into(),
                 batch_inside: true
             })
         );
-        for wrong in ["launcher=a", "lancher=/a", "batch=maybe", "x"] {
+        for wrong in ["launcher=a", "state=/", "lancher=/a", "batch=maybe", "x"] {
             assert!(Settings::parse([wrong]).is_err(), "{wrong}");
         }
     }

@@ -105,6 +105,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             inside_gid: facts.gid,
         },
         network: Network::Host,
+        hold: false,
         steps: Vec::new(),
         task_steps: restrictions.into_iter().filter(left_out).collect(),
         environment,

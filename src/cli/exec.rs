@@ -1,6 +1,7 @@
 //! `carrack exec`.
 
 use super::LaunchCommon;
+use super::aids::Aids;
 use super::launching::LaunchArgs;
 use super::starting::{pin, start};
 use crate::error::Result;
@@ -18,16 +19,21 @@ pub struct Args {
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Only check the request and bring its image; print the image's digest. For the SPANK plugin.
-    #[arg(long, hide = true)]
-    pin: bool,
+    #[command(flatten)]
+    aids: Aids,
     #[command(flatten)]
     pub common: LaunchCommon,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    if args.pin {
-        return pin(&args.launch, &args.common);
+    if args.aids.pin {
+        return pin(&args.launch, &args.common, &args.aids);
     }
-    start(Mode::Exec, &args.launch, &args.common, args.dry_run)
+    start(
+        Mode::Exec,
+        &args.launch,
+        &args.common,
+        &args.aids,
+        args.dry_run,
+    )
 }

@@ -3,6 +3,7 @@
 //! A new command is one line in the table below and one file. Nothing is read, opened or connected before the verb is
 //! known: `carrack exec` runs once per task. Only this floor prints.
 
+mod aids;
 pub mod attach;
 pub mod cancel;
 pub mod check;
@@ -31,6 +32,7 @@ pub mod pull;
 pub mod record;
 pub mod rm;
 pub mod run;
+mod save_capsule;
 pub mod script;
 pub mod search;
 pub mod shell;
@@ -87,7 +89,7 @@ commands! {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Registries" { Search search, Tags tags, Login login, Logout logout }
-    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach }
+    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule }
     "Slurm jobs" { Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Doctor doctor, Config config, Completions completions, Man man }
 }

@@ -1,6 +1,7 @@
 //! `carrack run`.
 
 use super::LaunchCommon;
+use super::aids::Aids;
 use super::launching::LaunchArgs;
 use super::starting::start;
 use crate::error::Result;
@@ -23,5 +24,6 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    start(Mode::Run, &args.launch, &args.common, args.dry_run)
+    let aids = Aids::default();
+    start(Mode::Run, &args.launch, &args.common, &aids, args.dry_run)
 }

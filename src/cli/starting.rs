@@ -3,6 +3,7 @@
 //! The order matters: a request that the site refuses is refused before the image is looked for, and everything that may
 //! start threads (a pull) happens in another process, because a capsule can only be entered by a process with one.
 
+use super::aids::{Aids, remember};
 use super::policy::{Deed, may};
 use super::{LaunchCommon, looked_up, output};
 use crate::cli::launching::LaunchArgs;
@@ -29,9 +30,10 @@ pub fn start(
     mode: Mode,
     launch: &LaunchArgs,
     common: &LaunchCommon,
+    aids: &Aids,
     dry_run: bool,
 ) -> Result<ExitCode> {
-    let plan = prepare(mode, launch, common, dry_run)?;
+    let plan = prepare(mode, launch, common, aids, dry_run)?;
     if dry_run {
         output::print(&plan.to_string())?;
         return Ok(ExitCode::SUCCESS);
@@ -59,8 +61,12 @@ pub fn start(
 /// Checks a request as the nodes will, and fixes its image: brings it into the store if need be, prints its digest.
 ///
 /// An image that is a file has none, and may exist on the nodes only.
-pub fn pin(launch: &LaunchArgs, common: &LaunchCommon) -> Result<ExitCode> {
-    let (request, settings, _) = checked(Mode::Exec, launch, common)?;
+pub fn pin(launch: &LaunchArgs, common: &LaunchCommon, aids: &Aids) -> Result<ExitCode> {
+    let (request, settings, _) = checked(Mode::Exec, launch, common, aids)?;
+    // A root that a step before made has its image.
+    if request.image.is_none() && request.name.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let name = image_of(&request)?;
     if !is_path(name) {
         let found = find(name, &settings, common, false)?;
@@ -74,8 +80,10 @@ fn checked(
     mode: Mode,
     launch: &LaunchArgs,
     common: &LaunchCommon,
+    aids: &Aids,
 ) -> Result<(Request, Settings, Profile)> {
-    let request = launch.request(mode)?;
+    let mut request = launch.request(mode)?;
+    aids.apply(&mut request)?;
     let settings = common.common().settings()?;
     let profile = Profile::choose(&settings.config, &request)?;
     profile.check(&settings.config, &request)?;
@@ -95,8 +103,14 @@ fn is_path(name: &str) -> bool {
     name.starts_with(['/', '.']) || name.starts_with("dir:")
 }
 
-fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool) -> Result<Plan> {
-    let (request, settings, profile) = checked(mode, launch, common)?;
+fn prepare(
+    mode: Mode,
+    launch: &LaunchArgs,
+    common: &LaunchCommon,
+    aids: &Aids,
+    dry_run: bool,
+) -> Result<Plan> {
+    let (request, settings, profile) = checked(mode, launch, common, aids)?;
     let config = &settings.config;
     // A terminal makes a shell of any command.
     if !profile.interactive && !dry_run && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -119,6 +133,9 @@ fn prepare(mode: Mode, launch: &LaunchArgs, common: &LaunchCommon, dry_run: bool
         false => looked_up::once(name, request.name.as_deref(), &place, find),
     }
     .map_err(on_this_node)?;
+    if let Some(kept) = &request.kept {
+        remember(kept, name)?;
+    }
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     let injection = bundle::apply(&mut profile.clone(), config, &request)?;

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod progress;
 pub mod pull;
 pub mod reference;
+pub mod save;
 pub mod source;
 pub mod store;
 pub mod tree;

@@ -57,6 +57,10 @@ pub struct Setup<'a> {
     pub private_copies: bool,
     /// Nobody else is to be let in.
     pub shut: bool,
+    /// The root will be asked for when the last task has ended.
+    pub hold: bool,
+    /// The root's directory outlives the capsule, and the next capsule waits for this one's end.
+    pub kept: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -278,7 +282,9 @@ impl Broker<'_> {
 
     /// Whether the life of the capsule cannot be seen from the image's mount: there is none, or copies of it live on.
     fn watches_members(&self) -> bool {
-        self.setup.private_copies || matches!(self.setup.image, ImageStep::Directory { .. })
+        self.setup.private_copies
+            || self.setup.kept
+            || matches!(self.setup.image, ImageStep::Directory { .. })
     }
 
     fn hear_maker(&mut self) -> bool {
@@ -467,8 +473,12 @@ impl Broker<'_> {
         let Some(capsule) = &mut self.capsule else {
             return true;
         };
-        if (all_came && (!self.setup.private_copies || deserted)) || step_ended {
+        let may_go = all_came && !self.setup.hold;
+        if (may_go && (!self.setup.private_copies || deserted)) || step_ended {
             capsule.held = None;
+        }
+        if self.setup.kept && deserted && !self.setup.hold {
+            return false;
         }
         !(deserted && capsule.held.is_none() && self.served.is_none())
     }

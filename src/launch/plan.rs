@@ -16,7 +16,7 @@ use super::mpi;
 use super::profile::Profile;
 use super::request::{Entrypoint, EnvRule, Mode, NetworkChoice, Request, RootAccess};
 use super::sharing;
-use super::step::{Image, Network, Plan, StartDirectory, Step, User};
+use super::step::{Access, Image, Network, Plan, StartDirectory, Step, User};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
 use crate::record::ImageRecord;
@@ -92,9 +92,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     };
     let mut layout = Layout::default();
     layout.steps.push(Step::Image(found.image.clone()));
-    if let RootAccess::Writable { size } = request.root.unwrap_or(profile.root) {
-        layout.steps.push(Step::Overlay { size });
-    }
+    layout.steps.extend(overlay(request, &profile)?);
     layout.system(dev);
     for mount in &mounts {
         layout.place(mount);
@@ -134,6 +132,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         task_steps,
         keep_fds: keep_fds(&environment, &argv),
         environment,
+        hold: request.hold,
         directory: directory(request, &profile, record, facts, &home_inside),
         argv,
         warnings: [warnings(request, &profile, facts), device_warnings].concat(),
@@ -157,6 +156,29 @@ fn asked_variable(
     let caller = facts.variable(wanted).and_then(|value| value.to_str());
     let mut all = asked.chain(image.chain(caller).map(str::to_string));
     all.next()
+}
+
+/// What lies over the image.
+fn overlay(request: &Request, profile: &Profile) -> Result<Option<Step>> {
+    let access = request.root.unwrap_or(profile.root);
+    Ok(match (&request.kept, access) {
+        (None, RootAccess::ReadOnly) => None,
+        (None, RootAccess::Writable { size }) => Some(Step::Overlay { size }),
+        (Some(at), access) => Some(Step::KeptOverlay {
+            at: at.clone(),
+            access: match access {
+                RootAccess::ReadOnly => Access::ReadOnly,
+                RootAccess::Writable { size: None } => Access::ReadWrite,
+                RootAccess::Writable { size: Some(_) } => {
+                    return Err(
+                        Error::usage("cannot limit the size of a root that has a name")
+                            .cause("it is kept in a directory of the node until the job ends")
+                            .hint("leave out the size or the name"),
+                    );
+                }
+            },
+        }),
+    })
 }
 
 fn check_image(found: &Found, config: &Config) -> Result<()> {

@@ -44,6 +44,12 @@ pub struct Request {
     pub project: Option<String>,
     /// Ids of datasets to show, where the profile has them.
     pub datasets: Vec<String>,
+    /// Where srun's `--container-save` wants the root at the end of the step; only the plugin can do it.
+    pub save: Option<PathBuf>,
+    /// The plugin will ask for the root when the last task has ended.
+    pub hold: bool,
+    /// The host's directory in which what is written under [`Request::name`] is kept for later steps of the job.
+    pub kept: Option<PathBuf>,
     /// EDF files or names, loaded by the front before it applies the other doors.
     pub environments: Vec<String>,
     /// Which options were set, and by which door last: for policy and messages.

@@ -11,7 +11,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One thing to do while making the capsule's root, in order.
 ///
@@ -23,6 +23,8 @@ pub enum Step {
     Image(Image),
     /// Lays a writable, discarded tmpfs over the image (overlay with `userxattr`).
     Overlay { size: Option<u64> },
+    /// Lays a directory of the host over the image. What is written stays there, for the next capsule that has it.
+    KeptOverlay { at: PathBuf, access: Access },
     /// Adds the mount points that the image lacks, and does nothing when it has them all (an image converted by carrack has
     /// the usual ones). After [`Step::Overlay`] they are simply made. Otherwise the executor may put a tmpfs in place of
     /// the nearest existing parent and bind that parent's few entries back, or lay an overlay over the whole image (which
@@ -230,6 +232,8 @@ pub struct Plan {
     /// The complete environment of the process.
     pub environment: Vec<(OsString, OsString)>,
     pub directory: StartDirectory,
+    /// The capsule outlives its processes until the step ends, because somebody will come for its root.
+    pub hold: bool,
     /// The command; the first word is searched in the new environment's `PATH`, inside.
     pub argv: Vec<OsString>,
     /// Inherited descriptors above 2 that stay open (process managers talk through them); all others are closed.
@@ -249,6 +253,14 @@ impl Plan {
             hasher.finish()
         };
         format!("{:016x}{:016x}", half(0), half(1))
+    }
+
+    /// The directory that outlives the capsule, if it has one.
+    pub fn kept(&self) -> Option<&Path> {
+        self.steps.iter().find_map(|step| match step {
+            Step::KeptOverlay { at, .. } => Some(at.as_path()),
+            _ => None,
+        })
     }
 
     pub fn image(&self) -> Option<&Image> {
@@ -283,6 +295,9 @@ impl fmt::Display for Step {
             }
             Step::Overlay { size } => {
                 write!(out, "overlay writable, discarded at the end{}", Size(*size))
+            }
+            Step::KeptOverlay { at, access } => {
+                write!(out, "overlay kept in {} ({access})", at.display())
             }
             Step::MountPoints(points) => {
                 out.write_str("mount points")?;

@@ -272,6 +272,12 @@ pub fn place(path: impl AsRef<Path>) -> Result<OwnedFd> {
     )
 }
 
+/// A copy of the mount at `path` without what is mounted below, which lives as long as the descriptor.
+pub fn alone(path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, path, flags)
+}
+
 /// Lets an automount happen: walks into the path without opening what is there.
 pub fn wake_automount(path: &Path) -> Result<()> {
     match place(path.join(".")) {

@@ -159,6 +159,7 @@ fn plan(image: &str, command: &[&str]) -> Plan {
             required: true,
         },
         argv: command.iter().map(Into::into).collect(),
+        hold: false,
         keep_fds: variable("TASK_KEEP")
             .map(|fd| fd.parse().unwrap())
             .into_iter()

@@ -4,7 +4,7 @@
 //! itself; blobs are checked by the conversion while they stream through it. Nothing here decompresses a layer or knows
 //! the store.
 
-mod directory;
+pub mod directory;
 mod docker_archive;
 mod hash;
 mod layout;

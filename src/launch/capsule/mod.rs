@@ -178,13 +178,14 @@ fn make(
         .ok_or_else(|| Error::new("the plan has no image"))?;
     let file = open_image(image)?;
     root::prepare(&plan.steps)?;
+    let kept = lock_kept(plan)?;
     let account = (host.account)();
     let broker = match (meeting, image) {
         // A directory that nobody else will enter needs no company.
         (None, Image::Directory { .. }) => None,
-        _ => Some(start_broker(plan, image, file.as_ref(), meeting)?),
+        _ => Some(start_broker(plan, image, [&file, &kept], meeting)?),
     };
-    drop(file);
+    drop((file, kept));
     make_namespaces(plan)?;
     let mut serve = |device: OwnedFd| match &broker {
         Some(broker) => socket::send(broker, &[broker::DEVICE], &[device.as_fd()]),
@@ -208,6 +209,32 @@ fn make(
     }
 }
 
+/// Two overlays must not write to one directory. The lock is the broker's for as long as the capsule lives.
+fn lock_kept(plan: &Plan) -> Result<Option<OwnedFd>> {
+    let Some(at) = plan.kept() else {
+        return Ok(None);
+    };
+    let what = || format!("cannot lock `{}`", at.display());
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(at.join("lock"), flags, Mode::RUSR | Mode::WUSR).or_say(what)?;
+    // The capsule of the step before may be ending at this moment.
+    for _ in 0..100 {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(fd)),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::new(what()).source(errno)),
+        }
+    }
+    let name = at.file_name().unwrap_or_default();
+    Err(Error::new(format!(
+        "the root `{}` is in use by another step of this job",
+        name.display()
+    ))
+    .cause("that step asked for other mounts or another access")
+    .hint("give both steps the same options, or another name"))
+}
+
 fn open_image(image: &Image) -> std::result::Result<Option<OwnedFd>, Refused> {
     let Image::Squashfs { path, .. } = image else {
         return Ok(None);
@@ -227,7 +254,7 @@ fn open_image(image: &Image) -> std::result::Result<Option<OwnedFd>, Refused> {
 fn start_broker(
     plan: &Plan,
     image: &Image,
-    file: Option<&OwnedFd>,
+    [file, kept]: [&Option<OwnedFd>; 2],
     meeting: Option<&Meeting<'_>>,
 ) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair().or_say(|| "cannot make a socket")?;
@@ -244,10 +271,14 @@ fn start_broker(
         guardian: meeting.and_then(|_| scope::guardian()),
         private_copies: !plan.task_steps.is_empty(),
         shut: plan.shut,
+        hold: plan.hold,
+        kept: kept.is_some(),
     };
     let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
-    keep.extend(file.map(|file| file.as_fd()));
+    keep.extend(file.iter().map(|file| file.as_fd()));
     keep.extend(meeting.map(|meeting| meeting.rendezvous.fd()));
+    // Last, because the broker only holds it.
+    keep.extend(kept.iter().map(|kept| kept.as_fd()));
     process::detach(&keep, |fds| broker::run(&setup, fds))
         .or_say(|| "cannot start the process that serves the image")?;
     Ok(ours)

@@ -199,6 +199,14 @@ pub static OPTIONS: &[OptionSpec] = &[
         ..PLAIN
     },
     OptionSpec {
+        name: "entrypoint-log",
+        variable: "CARRACK_ENTRYPOINT_LOG",
+        key: "entrypoint_log",
+        slurm: &["container-entrypoint-log"],
+        help: "Let the entrypoint's output be seen, as it always is (pyxis's word)",
+        ..PLAIN
+    },
+    OptionSpec {
         name: "writable",
         off: Some("read-only"),
         variable: "CARRACK_WRITABLE",
@@ -355,7 +363,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         key: "name",
         slurm: &["container-name"],
         shape: Shape::Value("NAME"),
-        help: "Share the capsule with other steps of this job that ask for the same under this name",
+        help: "Share the capsule with other steps of this job under this name; srun keeps its root, writable, until the job ends",
         set: |request, value| {
             let name = text(value)?;
             // pyxis appends what to do with an existing one; ours is always joined or made.
@@ -368,6 +376,18 @@ pub static OPTIONS: &[OptionSpec] = &[
                 );
             }
             request.name = Some(name.to_string());
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
+        name: "save",
+        variable: "CARRACK_SAVE",
+        slurm: &["container-save"],
+        shape: Shape::Value("FILE"),
+        help: "Write the root as a squashfs file with its record when the step ends (srun only)",
+        set: |request, value| {
+            request.save = Some(path(value)?);
             Ok(())
         },
         ..PLAIN

@@ -27,6 +27,9 @@ use std::path::{Path, PathBuf};
 
 /// Directories that a node has, for a moment's mount that only this process sees.
 const STAGES: [&str; 6] = ["/tmp", "/dev/shm", "/var/tmp", "/run", "/mnt", "/usr"];
+/// In the directory of a root that is kept.
+const CHANGES: &str = "changes";
+const WORK: &str = "work";
 const MAX_IMAGE_FILE: usize = 1 << 20;
 
 /// What a step failed with, before it is put in words.
@@ -83,6 +86,9 @@ pub struct Ground<'a> {
 /// Before the namespaces: lets automounts of the sources happen, makes sources that are to be made.
 pub fn prepare(steps: &[Step]) -> std::result::Result<(), (usize, Fault)> {
     for (number, step) in steps.iter().enumerate() {
+        if let Step::KeptOverlay { at, .. } = step {
+            make_kept(at).map_err(|errno| (number, Fault::new(errno, Place::Source)))?;
+        }
         if let Step::Bind { from, missing, .. } = step {
             let source = |errno| (number, Fault::new(errno, Place::Source));
             match (mount::wake_automount(from), missing) {
@@ -93,6 +99,17 @@ pub fn prepare(steps: &[Step]) -> std::result::Result<(), (usize, Fault)> {
                 (Err(_), Missing::Skip) => {}
                 (Err(errno), _) => return Err(source(errno)),
             }
+        }
+    }
+    Ok(())
+}
+
+/// The directories of a root that is kept, as far as they are not there.
+fn make_kept(at: &Path) -> rustix::io::Result<()> {
+    for (name, mode) in [("", 0o700), (CHANGES, 0o755), (WORK, 0o700)] {
+        match rustix::fs::mkdir(at.join(name), Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
         }
     }
     Ok(())
@@ -137,6 +154,8 @@ pub fn restrict_task(steps: &[Step]) -> std::result::Result<(), (usize, Fault)> 
 struct Staging {
     /// Sources of binds and images by step; absent ones are to be skipped.
     sources: HashMap<usize, OwnedFd>,
+    /// Changes and work of a root that is kept.
+    kept: Option<[OwnedFd; 2]>,
     /// Opened in the new user namespace, as the kernel demands.
     fuse: Option<Result<OwnedFd, Errno>>,
     /// Kinds of the host's files that mount points are to be like.
@@ -154,6 +173,7 @@ impl Staging {
         mount::receive_only().map_err(first)?;
         let mut staging = Staging {
             sources: HashMap::new(),
+            kept: None,
             fuse: None,
             likes: HashMap::new(),
             root: None,
@@ -182,6 +202,10 @@ impl Staging {
             Step::Image(Image::Directory { path }) => {
                 let opened = mount::place(path).map_err(source)?;
                 self.sources.insert(number, opened);
+            }
+            Step::KeptOverlay { at, .. } => {
+                let open = |name: &str| mount::place(at.join(name)).map_err(source);
+                self.kept = Some([open(CHANGES)?, open(WORK)?]);
             }
             Step::Bind { from, missing, .. } => match (mount::place(from), missing) {
                 (Ok(opened), _) => {
@@ -238,6 +262,7 @@ impl Staging {
         match step {
             Step::Image(image) => self.image(number, image, ground),
             Step::Overlay { size } => self.overlay(*size),
+            Step::KeptOverlay { access, .. } => self.kept_overlay(*access),
             Step::MountPoints(points) => self.mount_points(points),
             Step::Bind {
                 to, access, target, ..
@@ -347,6 +372,18 @@ impl Staging {
         )?;
         self.root = Some(mount::place("/root")?);
         self.writable = true;
+        Ok(())
+    }
+
+    fn kept_overlay(&mut self, access: Access) -> Done {
+        let kept = self.kept.take().ok_or(Errno::NOENT)?;
+        let [changes, work] = kept.each_ref().map(fd::path_of);
+        match access {
+            Access::ReadWrite => mount::overlay("/root", &["/image"], Some((&changes, &work)))?,
+            Access::ReadOnly => mount::overlay("/root", &[&changes, "/image"], None)?,
+        }
+        self.root = Some(mount::place("/root")?);
+        self.writable = access == Access::ReadWrite;
         Ok(())
     }
 
