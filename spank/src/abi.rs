@@ -5,6 +5,7 @@
 //! looked up at run time.
 
 use crate::host::{Place, Spank, Step};
+use crate::kernel_mount::{self, Wanted};
 use crate::system;
 use carrack::launch::slurm_options::SlurmOption;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -270,6 +271,23 @@ impl Spank for Real {
 
     fn remove_directory(&mut self, path: &str) -> Result<(), String> {
         system::remove_directory(path)
+    }
+
+    fn mount_image(
+        &mut self,
+        store: &str,
+        digest: &str,
+        job: &str,
+        launcher: &str,
+        step: &Step,
+    ) -> Result<Option<String>, String> {
+        let wanted = Wanted {
+            store,
+            digest,
+            job,
+            launcher,
+        };
+        kernel_mount::mount(&wanted, step, &self.groups())
     }
 
     fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {

@@ -25,6 +25,9 @@ pub static spank_plugin_version: c_uint = 1;
 /// The values that Slurm reported through the callback; inherited by the tasks that slurmstepd forks.
 static GIVEN: Mutex<Given> = Mutex::new(Given::new());
 
+/// Where the kernel mounted the image, from this process's life as root to its life as the user.
+static MOUNTED: Mutex<String> = Mutex::new(String::new());
+
 /// Runs safe code for Slurm: an error is one line and -1, a panic too.
 fn guard(handle: Handle, what: impl FnOnce(&mut Real, &Given) -> Result<(), String>) -> c_int {
     let run = || {
@@ -152,7 +155,11 @@ pub extern "C" fn slurm_spank_task_init_privileged(
     arguments: *const *const c_char,
 ) -> c_int {
     let code = guard(handle, |spank, given| {
-        stepd::task_privileged(spank, given, &settings(count, arguments)?)
+        let mounted = stepd::task_privileged(spank, given, &settings(count, arguments)?)?;
+        if let (Ok(mut place), Some(path)) = (MOUNTED.lock(), mounted) {
+            *place = path;
+        }
+        Ok(())
     });
     end_task(code)
 }
@@ -193,7 +200,9 @@ pub extern "C" fn slurm_spank_task_init(
     arguments: *const *const c_char,
 ) -> c_int {
     let code = guard(handle, |spank, given| {
-        task::init(spank, given, &settings(count, arguments)?)
+        let mounted = MOUNTED.lock().map(|path| path.clone()).unwrap_or_default();
+        let mounted = Some(mounted.as_str()).filter(|path| !path.is_empty());
+        task::init(spank, given, &settings(count, arguments)?, mounted)
     });
     end_task(code)
 }

@@ -51,6 +51,15 @@ pub trait Spank {
     fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String>;
     /// Removes a directory with all that is in it.
     fn remove_directory(&mut self, path: &str) -> Result<(), String>;
+    /// Lets the kernel mount an image; where. `None` when the store does not have it.
+    fn mount_image(
+        &mut self,
+        store: &str,
+        digest: &str,
+        job: &str,
+        launcher: &str,
+        step: &Step,
+    ) -> Result<Option<String>, String>;
     /// Runs a program as the user of the step to its end; what it said, if it failed.
     fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String>;
     /// The command of the task.
@@ -137,6 +146,18 @@ pub(crate) mod fake {
         fn remove_directory(&mut self, path: &str) -> Result<(), String> {
             self.done.push(format!("remove {path}"));
             Ok(())
+        }
+        fn mount_image(
+            &mut self,
+            store: &str,
+            digest: &str,
+            job: &str,
+            _: &str,
+            _: &Step,
+        ) -> Result<Option<String>, String> {
+            self.done
+                .push(format!("mount {digest} of {store} in {job}"));
+            Ok(Some("/mounted".into()))
         }
         fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {
             self.done.push(format!("{}: {}", step.uid, words.join(" ")));

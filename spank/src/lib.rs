@@ -39,4 +39,7 @@ mod abi;
 mod entry;
 #[cfg(not(test))]
 #[allow(unsafe_code)]
+mod kernel_mount;
+#[cfg(not(test))]
+#[allow(unsafe_code)]
 mod system;

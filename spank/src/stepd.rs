@@ -12,19 +12,52 @@ pub fn directory(settings: &Settings, job: u32) -> String {
     format!("{}/{job}", settings.state)
 }
 
-/// Before a task, still as root.
+/// Before a task, still as root. The answer is where the kernel mounted the image, if the site lets it.
 pub fn task_privileged(
     spank: &mut dyn Spank,
     given: &Given,
     settings: &Settings,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let Some((container, step)) = container_step(spank, given)? else {
-        return Ok(());
+        return Ok(None);
     };
-    if container.name.is_some() {
+    let image = settings.kernel_mount.as_ref().and_then(|store| {
+        let image = crate::client::pinned(spank, &container.key).or(container.image)?;
+        Some((store.as_str(), digest_in(store, &image)?))
+    });
+    if container.name.is_some() || image.is_some() {
         spank.own_directory(&settings.state, &step.job.to_string(), &step)?;
     }
-    Ok(())
+    let Some((store, digest)) = image else {
+        return Ok(None);
+    };
+    let job = directory(settings, step.job);
+    match spank.mount_image(store, &digest, &job, &settings.launcher, &step) {
+        Ok(mounted) => Ok(mounted),
+        // Not a reason to fail: the image can be served without the kernel's help, which checks it again.
+        Err(error) => {
+            spank.error(&error);
+            Ok(None)
+        }
+    }
+}
+
+/// The hexadecimal digits of an image in this store, named by its digest or by its file.
+fn digest_in(store: &str, image: &str) -> Option<String> {
+    let digits = match image.strip_prefix("sha256:") {
+        Some(digits) => digits,
+        None => {
+            let file = image.strip_prefix(store)?.strip_prefix("/images/")?;
+            let (folder, name) = file.split_once('/')?;
+            let digits = name.strip_suffix(".sqsh")?;
+            (digits.get(..2) == Some(folder)).then_some(digits)?
+        }
+    };
+    let plain = digits.len() == 64
+        && digits
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    plain.then(|| digits.to_string())
 }
 
 /// After each task; `ended` of them have ended on this node.
@@ -127,6 +160,40 @@ mod tests {
         let mut epilog = Fake::at(Place::Other);
         job_epilog(&mut epilog, &settings()).unwrap();
         assert_eq!(epilog.done, ["remove /run/x/7"]);
+    }
+
+    #[test]
+    fn the_kernel_mounts_only_what_lies_in_the_site_s_store() {
+        let digits = "ab".repeat(32);
+        let file = format!("/site/images/ab/{digits}.sqsh");
+        for (image, expected) in [
+            (format!("sha256:{digits}"), Some(&digits)),
+            (file.clone(), Some(&digits)),
+            (format!("/home/me{file}"), None),
+            (format!("/site/images/../../home/{digits}.sqsh"), None),
+            (format!("/site/images/ab/../{digits}.sqsh"), None),
+            (format!("/site/images/cd/{digits}.sqsh"), None),
+            (format!("sha256:{}", "AB".repeat(32)), None),
+            ("sha256:../../etc/passwd".into(), None),
+            ("debian:12".into(), None),
+        ] {
+            assert_eq!(digest_in("/site", &image).as_ref(), expected, "{image}");
+        }
+        let settings = Settings::parse(["kernel-mount=/site"]).unwrap();
+        let mut spank = Fake::at(Place::Stepd);
+        let options = crate::options::tests::given(&[("container-image", &file)]);
+        let mounted = task_privileged(&mut spank, &options, &settings).unwrap();
+        assert_eq!(mounted.as_deref(), Some("/mounted"));
+        assert_eq!(
+            spank.done,
+            [
+                "make /run/carrack/7 for 1000".to_string(),
+                format!("mount {digits} of /site in /run/carrack/7"),
+            ]
+        );
+        let mut user_mode = Fake::at(Place::Stepd);
+        let mounted = task_privileged(&mut user_mode, &options, &super::tests::settings()).unwrap();
+        assert_eq!((mounted, user_mode.done.len()), (None, 0));
     }
 
     #[test]

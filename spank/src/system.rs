@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-fn failed(path: &str) -> impl Fn(Error) -> String {
+pub fn failed(path: &str) -> impl Fn(Error) -> String {
     move |error| format!("`{path}` on this node: {error}")
 }
 
@@ -53,6 +53,7 @@ pub fn remove_directory(path: &str) -> Result<(), String> {
         Ok(found) if found.is_dir() => {}
         _ => return Ok(()),
     }
+    crate::kernel_mount::unmount_below(path)?;
     // An overlay leaves a directory without any permissions, which stops nobody who is root.
     std::fs::remove_dir_all(path).map_err(failed(path))
 }
@@ -107,7 +108,7 @@ pub fn run_as_user(
     }
 }
 
-fn become_user(uid: u32, gid: u32, groups: &[u32]) -> IoResult<()> {
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> IoResult<()> {
     // SAFETY: `groups` is as long as said; the other calls take numbers.
     let done = unsafe {
         libc::setgroups(groups.len(), groups.as_ptr()) == 0

@@ -15,6 +15,8 @@ pub struct Settings {
     pub launcher: String,
     /// Where roots that have a name are kept on the nodes until their job ends.
     pub state: String,
+    /// A store that is root's alone, whose images the kernel mounts; none unless the site says so.
+    pub kernel_mount: Option<String>,
     /// Whether `sbatch --container-image` runs the batch script itself inside.
     pub batch_inside: bool,
 }
@@ -25,6 +27,7 @@ impl Settings {
         let mut settings = Settings {
             launcher: "/usr/local/bin/carrack".to_string(),
             state: "/run/carrack".to_string(),
+            kernel_mount: None,
             batch_inside: false,
         };
         for argument in arguments {
@@ -35,7 +38,10 @@ impl Settings {
                 Some(("state", path)) if path.starts_with('/') && path.len() > 1 => {
                     settings.state = path.trim_end_matches('/').to_string()
                 }
-                Some((name @ ("launcher" | "state"), path)) => {
+                Some(("kernel-mount", path)) if path.starts_with('/') && path.len() > 1 => {
+                    settings.kernel_mount = Some(path.trim_end_matches('/').to_string())
+                }
+                Some((name @ ("launcher" | "state" | "kernel-mount"), path)) => {
                     return Err(format!(
                         "`{name}={path}` in plugstack.conf is not an absolute path"
                     ));
@@ -44,7 +50,7 @@ impl Settings {
                 Some(("batch", "outside")) => settings.batch_inside = false,
                 _ => {
                     return Err(format!(
-                        "`{argument}` in plugstack.conf is not known: launcher=PATH, state=DIRECTORY, batch=inside|outside"
+                        "`{argument}` in plugstack.conf is not known: launcher=PATH, state=DIRECTORY, kernel-mount=STORE, batch=inside|outside"
                     ));
                 }
             }
@@ -53,8 +59,13 @@ impl Settings {
     }
 }
 
-/// Makes the task enter its container, if one was asked for.
-pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result<(), String> {
+/// Makes the task enter its container, if one was asked for. `mounted`: where the kernel mounted the image.
+pub fn init(
+    spank: &mut dyn Spank,
+    given: &Given,
+    settings: &Settings,
+    mounted: Option<&str>,
+) -> Result<(), String> {
     if spank.place() != Place::Stepd {
         return Ok(());
     }
@@ -78,6 +89,7 @@ pub fn init(spank: &mut dyn Spank, given: &Given, settings: &Settings) -> Result
             stepd::directory(settings, step.job)
         ));
     }
+    words.extend(mounted.map(|path| format!("--mounted={path}")));
     if container.save.is_some() {
         words.push("--hold".to_string());
     }
@@ -138,6 +150,7 @@ mod tests {
         Settings {
             launcher: "/bin/sh".into(),
             state: "/run/carrack".into(),
+            kernel_mount: None,
             batch_inside: false,
         }
     }
@@ -157,7 +170,7 @@ mod tests {
         spank
             .variables
             .insert(client::PIN.into(), "debian:12\tsha256:1".into());
-        init(&mut spank, &given(), &settings()).unwrap();
+        init(&mut spank, &given(), &settings(), None).unwrap();
         assert_eq!(
             texts(&spank.command),
             ["/bin/sh", "exec", "--image=sha256:1", "--", "./app", "-x"]
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn old_slurm_gets_the_first_word_replaced() {
         let mut spank = Fake::at(Place::Stepd);
-        init(&mut spank, &given(), &settings()).unwrap();
+        init(&mut spank, &given(), &settings(), None).unwrap();
         assert_eq!(texts(&spank.command), ["/bin/sh", "-x"]);
         let handed =
             carrack::handover::decode(spank.variables[carrack::handover::VARIABLE].as_bytes())
@@ -197,6 +210,7 @@ mod tests {
             &mut spank,
             &crate::options::tests::given(&options),
             &settings(),
+            None,
         )
         .unwrap();
         assert_eq!(
@@ -216,11 +230,11 @@ mod tests {
         for step in [BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP] {
             let mut spank = Fake::at(Place::Stepd);
             spank.step = Some(step);
-            init(&mut spank, &given(), &settings()).unwrap();
+            init(&mut spank, &given(), &settings(), None).unwrap();
             assert_eq!(texts(&spank.command), ["./app", "-x"]);
         }
         let mut bare = Fake::at(Place::Stepd);
-        init(&mut bare, &Given::new(), &settings()).unwrap();
+        init(&mut bare, &Given::new(), &settings(), None).unwrap();
         assert_eq!(texts(&bare.command), ["./app", "-x"]);
         let mut batch = Fake::at(Place::Stepd);
         batch.step = Some(BATCH_STEP);
@@ -231,6 +245,7 @@ mod tests {
                 batch_inside: true,
                 ..settings()
             },
+            None,
         )
         .unwrap();
         assert_eq!(texts(&batch.command)[0], "/bin/sh");
@@ -240,25 +255,31 @@ mod tests {
     fn what_cannot_be_done_is_refused() {
         let mut unknown_step = Fake::at(Place::Stepd);
         unknown_step.step = None;
-        assert!(init(&mut unknown_step, &given(), &settings()).is_err());
+        assert!(init(&mut unknown_step, &given(), &settings(), None).is_err());
         let elsewhere = Settings {
             launcher: "/nowhere/carrack".into(),
             ..settings()
         };
-        let error = init(&mut Fake::at(Place::Stepd), &given(), &elsewhere).unwrap_err();
+        let error = init(&mut Fake::at(Place::Stepd), &given(), &elsewhere, None).unwrap_err();
         assert!(error.contains("`/nowhere/carrack`"), "{error}");
         let mut no_command = Fake::at(Place::Stepd);
         no_command.command.clear();
-        assert!(init(&mut no_command, &given(), &settings()).is_err());
+        assert!(init(&mut no_command, &given(), &settings(), None).is_err());
     }
 
     #[test]
     fn plugstack_arguments() {
         assert_eq!(
-            Settings::parse(["launcher=/a", "state=/b/", "batch=inside"]),
+            Settings::parse([
+                "launcher=/a",
+                "state=/b/",
+                "kernel-mount=/c",
+                "batch=inside"
+            ]),
             Ok(Settings {
                 launcher: "/a".into(),
                 state: "/b".into(),
+                kernel_mount: Some("/c".into()),
                 batch_inside: true
             })
         );

@@ -15,6 +15,9 @@ pub struct Aids {
     /// Somebody comes for the root when the last task has ended
     #[arg(long, hide = true)]
     hold: bool,
+    /// The image, as the kernel mounted it for this job
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub mounted: Option<PathBuf>,
 }
 
 /// In the directory of a kept root: the image that it lies over.

@@ -7,6 +7,7 @@ mod aids;
 pub mod attach;
 pub mod cancel;
 pub mod check;
+mod check_image;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -89,7 +90,7 @@ commands! {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Registries" { Search search, Tags tags, Login login, Logout logout }
-    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule }
+    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule, CheckImage check_image }
     "Slurm jobs" { Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
     "This installation" { Doctor doctor, Config config, Completions completions, Man man }
 }

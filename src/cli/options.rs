@@ -82,7 +82,15 @@ impl Common {
 
     /// The store of settings that were read already.
     pub fn store_of(&self, settings: &Settings) -> Result<Store> {
-        let variable = |name: &str| std::env::var(name).ok();
+        // A step that was given only some variables still has a user.
+        let home = || {
+            let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok()??;
+            user.dir.into_os_string().into_string().ok()
+        };
+        let variable = |name: &str| match std::env::var(name) {
+            Err(_) if name == "HOME" => home(),
+            found => found.ok(),
+        };
         Ok(Store::open(Place::choose(
             &settings.config.store,
             &variable,

@@ -128,11 +128,14 @@ fn prepare(
         .unwrap_or(Path::new(""));
     let place = [root, &directory].map(|path| path.as_os_str().as_bytes());
     let find = || find(name, &settings, common, dry_run);
-    let found = match dry_run {
+    let mut found = match dry_run {
         true => find(),
         false => looked_up::once(name, request.name.as_deref(), &place, find),
     }
     .map_err(on_this_node)?;
+    if let Some(path) = &aids.mounted {
+        found.image = Image::Directory { path: path.clone() };
+    }
     if let Some(kept) = &request.kept {
         remember(kept, name)?;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm");
+pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm");
 
 /// The tree of `tests/slurm/mpi-tree` as the only layer of an image.
 fn push(tree: &Path, registry: &Registry, layout: &Path) {
@@ -45,7 +45,7 @@ fn rounds(usual: u32) -> u32 {
 
 /// Each of `ranks` said once that its sum is right; `memory` is what it said of its neighbour's.
 #[track_caller]
-fn all_right(said: &str, ranks: usize, memory: &str) {
+pub fn all_right(said: &str, ranks: usize, memory: &str) {
     for rank in 0..ranks {
         let begin = format!("rank {rank} of {ranks} on ");
         let mut lines = said.lines().filter(|line| line.starts_with(&begin));

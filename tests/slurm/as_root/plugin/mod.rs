@@ -4,6 +4,8 @@ mod bare;
 mod closed;
 mod kept;
 mod options;
+mod ranks;
+mod root_mode;
 
 use super::cluster::Cluster;
 use crate::scene::carrack;
