@@ -53,7 +53,8 @@ fn ranks_find_each_other_through_both_process_managers() {
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     cluster.good("carrack pull -q dir:/scratch/mpi; carrack tag dir:/scratch/mpi mpi");
-    let said = cluster.good("srun --quiet --mpi=pmix -N2 --ntasks-per-node=2 --container-image=mpi allreduce");
+    let said = cluster
+        .good("srun --quiet --mpi=pmix -N2 --ntasks-per-node=2 --container-image=mpi allreduce");
     all_right(&said, 4, "memory read");
     check(
         &cluster,
