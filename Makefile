@@ -9,5 +9,6 @@ install: ; @scripts/install '$(PREFIX)'
 dist:    ; @scripts/dist
 conformance: ; @scripts/conformance
 plugin:  ; cargo build --release -p carrack-spank
+packages: ; @scripts/plugin-packages
 
-.PHONY: build demo test bench install dist conformance plugin
+.PHONY: build demo test bench install dist conformance plugin packages

@@ -119,4 +119,41 @@ mod as_builder {
         }
         check("plugin-packages.txt", &(names.join("\n") + "\n"));
     }
+
+    /// What it takes from the process that loads it, and what it shows.
+    #[test]
+    fn symbols_of_the_plugin() {
+        need!(Cargo);
+        let plugin = crate::scene::carrack().with_file_name("libcarrack_spank.so");
+        let said = |program: &str, option: &str| {
+            let mut command = Command::new(program);
+            let output = command.arg(option).arg(&plugin).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let mut lines: Vec<String> = Vec::new();
+        for line in said("readelf", "-dW").lines() {
+            let library = line.split_once("Shared library: [").map(|(_, rest)| rest);
+            // The loader itself is named after the machine.
+            let library = library.filter(|name| !name.starts_with("ld-linux"));
+            lines.extend(library.map(|name| format!("needs {}", name.trim_end_matches(']'))));
+        }
+        for line in said("nm", "-D").lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [_, _, name] => lines.push(format!("has {name}")),
+                ["U", name] if name.starts_with("slurm") || name.starts_with("spank") => {
+                    lines.push(format!("wants {name}"));
+                }
+                _ => {}
+            }
+        }
+        let order = |line: &String| {
+            ["needs", "has", "wants"]
+                .iter()
+                .position(|word| line.starts_with(word))
+        };
+        lines.sort();
+        lines.sort_by_key(order);
+        check("plugin-symbols.txt", &(lines.join("\n") + "\n"));
+    }
 }
