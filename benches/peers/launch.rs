@@ -2,7 +2,7 @@
 
 use crate::Scene;
 use crate::measure::{Make, Table, at_once, command, milliseconds, together};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -178,7 +178,7 @@ pub fn run(scene: &Scene, table: &mut Table) {
 
     // One task keeps the step's capsule; the others join it.
     let joined = made.in_step("carrack, capsule joined", 0);
-    let keeper = Keeper::start(&joined);
+    let keeper = Keeper::start(&joined, scene);
     let times = alone(200, &[outside.clone(), joined.clone()], TRUE);
     table.ratio("joined, against plain", times[1], times[0], "ms", 2.2);
     let mut worlds = vec![outside, joined.clone()];
@@ -228,7 +228,7 @@ pub fn run(scene: &Scene, table: &mut Table) {
         table.ratio(what, times[0], times[1], "ms", bound);
         tell(table, &worlds[2..], &times[2..]);
     }
-    let times = crowd(8, 8, &worlds, IMPORT);
+    let times = crowd(12, 8, &worlds, IMPORT);
     table.told("8 warm imports at once", format!("{:.2} ms", times[0]));
     for (world, time) in worlds.iter().zip(&times).skip(1) {
         let what = format!("  against {}", world.name);
@@ -264,7 +264,7 @@ pub fn run(scene: &Scene, table: &mut Table) {
             .into_iter()
             .filter(|world| world.name != "bwrap on an ext4 directory"),
     );
-    for (count, rounds) in [(1, 4), (8, 3)] {
+    for (count, rounds) in [(1, 8), (8, 4)] {
         let mut times = vec![f64::INFINITY; worlds.len()];
         for _ in 0..rounds {
             for (time, world) in times.iter_mut().zip(&worlds) {
@@ -272,6 +272,7 @@ pub fn run(scene: &Scene, table: &mut Table) {
                 assert_ne!(again, Some(false), "squashfuse_ll");
                 memory.forget();
                 // What starts the worlds is not what is compared.
+                std::hint::black_box(std::fs::read(&scene.carrack).expect("carrack"));
                 for program in [carrack, "unshare", "chroot", "ch-run"] {
                     let _ = command(&[program, "--version"])
                         .stderr(Stdio::null())
@@ -336,25 +337,33 @@ fn pulled(scene: &Scene) -> PathBuf {
 /// A task that stays, so that the capsule does.
 struct Keeper {
     child: Child,
-    before: Vec<u32>,
+    /// What the command line of its server has in it and that of no other one.
+    run: String,
 }
 
 impl Keeper {
-    fn start(world: &World) -> Keeper {
-        let before = processes_named("carrack");
-        let mut command = world.command(&["sleep", "3600"]);
-        let child = command.spawn().expect("carrack");
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        Keeper { child, before }
+    fn start(world: &World, scene: &Scene) -> Keeper {
+        let child = world.command(&["sleep", "3600"]).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        Keeper {
+            child: child.expect("carrack"),
+            run: scene.run.display().to_string(),
+        }
     }
 
-    /// MiB of the processes that came with it.
+    /// MiB of the server that came with it.
     fn server_memory(&self) -> Option<f64> {
-        processes_named("carrack")
-            .into_iter()
-            .filter(|pid| !self.before.contains(pid) && *pid != self.child.id())
-            .filter_map(|pid| {
-                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let read = |at: &Path, name: &str| {
+            let bytes = std::fs::read(at.join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        processes
+            .map(|entry| entry.path())
+            .filter(|at| read(at, "comm").starts_with("carrack-image"))
+            .filter(|at| read(at, "cmdline").contains(&self.run))
+            .filter_map(|at| {
+                let status = read(&at, "status");
                 let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
                 line.split_whitespace().nth(1)?.parse::<f64>().ok()
             })
@@ -368,19 +377,6 @@ impl Drop for Keeper {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn processes_named(name: &str) -> Vec<u32> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|comm| comm.trim_end().starts_with(name))
-        })
-        .collect()
 }
 
 /// The peer's image served by squashfuse_ll, as long as the value lives.
