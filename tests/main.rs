@@ -19,6 +19,7 @@ mod hostile;
 mod hot;
 mod image;
 mod large;
+mod mount_points;
 mod mpi_inside;
 mod need;
 mod proxy;
