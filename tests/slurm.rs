@@ -6,6 +6,7 @@
 
 mod as_root {
     pub mod cluster;
+    mod ends;
     mod gpus;
     mod mpi;
     mod plugin;

@@ -347,9 +347,17 @@ impl Script {
         let inputs: String = read
             .map(|stage| format!(" --input {}", live(&stage.from)))
             .collect();
+        let outputs: String = self
+            .outs()
+            .map(|stage| format!(" --output {}", live(&stage.to)))
+            .collect();
+        let local = match self.slurm() {
+            true => String::new(),
+            false => format!(" --local local-$$ {}", word(&self.name)),
+        };
         writeln!(
             out,
-            "carrack record start \"$record\" --script \"$0\"{image}{inputs}"
+            "carrack record start \"$record\" --script \"$0\"{image}{inputs}{outputs}{local}"
         )?;
         if self.every_node() {
             out.push_str(START_KEEPER);

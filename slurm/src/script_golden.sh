@@ -36,7 +36,8 @@ remove() {
 # Waits on each node for the end of the job. Slurm says when that is, also if it starts nothing more because the job was
 # cancelled; this script says so too. Then brings this node's results home and removes the job's directory.
 keep_node() {
-    trap leave_node TERM USR1
+    trap 'leave_node 50' TERM
+    trap leave_node USR1
     mkdir -p -m 700 -- "$TMPDIR" && echo made || echo failed
     while :; do
         sleep 3600 &
@@ -56,8 +57,8 @@ others() {
 leave_node() {
     local code=0 try
     trap : TERM USR1
-    # A job that was cancelled may still be writing its last results.
-    for ((try = 0; try < 50; try++)); do
+    # The steps of a job that was cancelled may still be writing their last results.
+    for ((try = 0; try < ${1:-0}; try++)); do
         others || break
         sleep 0.2
     done
@@ -135,7 +136,7 @@ trap finish EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-carrack record start "$record" --script "$0" --image "$image" --input '/work/in put'
+carrack record start "$record" --script "$0" --image "$image" --input '/work/in put' --output /work/out
 exec {nodes}< <(batch_node=$SLURMD_NODENAME exec "${every_node[@]}" --quiet \
     bash -c "$(declare -f copy remove keep_node others leave_node)"'; keep_node')
 keeper=$!

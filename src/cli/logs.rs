@@ -33,6 +33,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let (submission, task) = Journal::open()?
         .find(&args.job)
         .ok_or_else(|| not_ours(&args.job))?;
+    if submission.output.is_empty() {
+        return Err(Error::usage(format!("job `{}` has no log", args.job))
+            .cause("it ran without Slurm and wrote to the terminal"));
+    }
     let status = current(&submission, task.as_deref())?;
     let told = status
         .as_ref()

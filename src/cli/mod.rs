@@ -26,11 +26,13 @@ mod looked_up;
 pub mod man;
 pub mod options;
 pub mod output;
+pub mod outputs;
 mod policy;
 pub mod progress;
 pub mod ps;
 pub mod pull;
 pub mod record;
+pub mod rerun;
 pub mod rm;
 pub mod run;
 mod save_capsule;
@@ -91,7 +93,10 @@ commands! {
     }
     "Registries" { Search search, Tags tags, Login login, Logout logout }
     "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule, CheckImage check_image }
-    "Slurm jobs" { Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record }
+    "Slurm jobs" {
+        Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record,
+        Outputs outputs, Rerun rerun,
+    }
     "This installation" { Doctor doctor, Config config, Completions completions, Man man }
 }
 

@@ -4,9 +4,10 @@ use super::{Common, output};
 use crate::error::{Error, Result};
 use crate::image::manifest::platform_text;
 use crate::image::pull::host_platform;
-use crate::jobs::journal::Journal;
+use crate::jobs::files;
+use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::Phase;
-use crate::jobs::run_record::{self, Image, RunRecord, Script};
+use crate::jobs::run_record::{self, Image, RunRecord, Script, hex};
 use crate::jobs::{crate_export, queue};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,12 @@ enum Verb {
         script: Option<PathBuf>,
         #[arg(long)]
         input: Vec<PathBuf>,
+        /// Where results are copied to
+        #[arg(long)]
+        output: Vec<String>,
+        /// The number and the name of a job that Slurm does not know
+        #[arg(long, num_args = 2, allow_hyphen_values = true)]
+        local: Vec<String>,
     },
     /// Add a step (called by job scripts)
     #[command(hide = true)]
@@ -75,13 +82,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
             image,
             script,
             input,
-        }) => start(
-            &args.common,
-            file,
-            image.as_deref(),
-            script.as_deref(),
-            input,
-        )?,
+            output,
+            local,
+        }) => {
+            let mut record = start(&args.common, image.as_deref(), script.as_deref(), input);
+            record.outputs.clone_from(output);
+            if let [id, name] = local.as_slice() {
+                record.job.id.clone_from(id);
+                record.job.name.clone_from(name);
+            }
+            record.write(file)?;
+            keep_for_site(&args.common, &record, "start");
+        }
         Some(Verb::Step {
             file,
             name,
@@ -95,7 +107,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 .push(run_record::step(name, words, *start, *code));
             record.write(file)?;
         }
-        Some(Verb::Finish { file, code, kept }) => finish(file, *code, kept)?,
+        Some(Verb::Finish { file, code, kept }) => {
+            let record = finish(file, *code, kept)?;
+            keep_for_site(&args.common, &record, "end");
+        }
         None => return show(&args),
     }
     Ok(ExitCode::SUCCESS)
@@ -103,11 +118,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn start(
     common: &Common,
-    file: &Path,
     image: Option<&str>,
     script: Option<&Path>,
     inputs: &[PathBuf],
-) -> Result<()> {
+) -> RunRecord {
     let variable = |name: &str| std::env::var(name).ok();
     let mut record = RunRecord::begin(&variable);
     record.image = image.map(|image| describe(common, image));
@@ -133,7 +147,26 @@ fn start(
     if !record.job.id.is_empty() {
         ask_slurm(&mut record, &variable);
     }
-    record.write(file)
+    record
+}
+
+/// A copy in the site's directory, where the user can add but not change. A job does not fail for want of it: what must
+/// be kept in any case, the site's own epilog keeps.
+fn keep_for_site(common: &Common, record: &RunRecord, moment: &str) {
+    let directory = common
+        .settings()
+        .ok()
+        .and_then(|settings| settings.config.records.directory);
+    let Some(directory) = directory else { return };
+    let job = record.job.array.as_deref().unwrap_or(&record.job.id);
+    let name = format!(
+        "{}-{}-{job}-{}-{moment}.json",
+        record.job.cluster, record.job.user, record.job.restarts
+    );
+    let path = Path::new(&directory).join(carrack_slurm::script::file_name(&name));
+    if let Err(error) = files::add_json(&path, record) {
+        tracing::warn!("{error}");
+    }
 }
 
 /// What only Slurm's commands tell; a node without them has a shorter record.
@@ -184,7 +217,7 @@ fn describe(common: &Common, reference: &str) -> Image {
     image
 }
 
-fn finish(file: &Path, code: i32, kept: &str) -> Result<()> {
+fn finish(file: &Path, code: i32, kept: &str) -> Result<RunRecord> {
     let mut record = RunRecord::read(file)?;
     let id = record
         .job
@@ -198,7 +231,8 @@ fn finish(file: &Path, code: i32, kept: &str) -> Result<()> {
         _ => "CANCELLED".to_string(),
     });
     record.finish(code, kept, state.as_deref());
-    record.write(file)
+    record.write(file)?;
+    Ok(record)
 }
 
 fn show(args: &Args) -> Result<ExitCode> {
@@ -207,7 +241,7 @@ fn show(args: &Args) -> Result<ExitCode> {
             Error::usage("no job was named").hint("usage: carrack record JOB|FILE [--json]")
         );
     };
-    let (path, script) = find(word)?;
+    let Found { path, script, .. } = find(word)?;
     let mut record = RunRecord::read(&path)?;
     if record.complete() {
         // Others may look at a record that they cannot write.
@@ -227,11 +261,31 @@ fn show(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A record's file and the script, by number, name or path.
-fn find(word: &str) -> Result<(PathBuf, Option<PathBuf>)> {
+/// A run as it was submitted from here, or its record alone.
+pub struct Found {
+    pub path: PathBuf,
+    pub script: Option<PathBuf>,
+    pub log: Option<PathBuf>,
+    pub submission: Option<Submission>,
+}
+
+/// By number, name or the record's path.
+pub fn find(word: &str) -> Result<Found> {
     let path = PathBuf::from(word);
     if path.is_file() {
-        return Ok((path, None));
+        let here = std::path::absolute(&path).unwrap_or_default();
+        let all = Journal::open()
+            .map(|journal| journal.all())
+            .unwrap_or_default();
+        let ours = all
+            .into_iter()
+            .find(|job| job.record_path(None).as_ref() == Some(&here));
+        return Ok(Found {
+            path,
+            script: ours.as_ref().map(|job| job.script.clone()),
+            log: ours.as_ref().and_then(|job| log_of(job, None)),
+            submission: ours,
+        });
     }
     let (submission, task) = Journal::open()?.find(word).ok_or_else(|| {
         Error::usage(format!("no job `{word}` was submitted from here"))
@@ -245,7 +299,17 @@ fn find(word: &str) -> Result<(PathBuf, Option<PathBuf>)> {
                 .cause("a record is begun when the job starts")
                 .hint(format!("`carrack ps {word}` says what it waits for"))
         })?;
-    Ok((path, Some(submission.script)))
+    Ok(Found {
+        path,
+        script: Some(submission.script.clone()),
+        log: log_of(&submission, task.as_deref()),
+        submission: Some(submission),
+    })
+}
+
+/// A job that ran without Slurm wrote to the terminal.
+fn log_of(job: &Submission, task: Option<&str>) -> Option<PathBuf> {
+    (!job.output.is_empty()).then(|| job.output_path(task))
 }
 
 fn text(record: &RunRecord, path: &Path) -> String {
@@ -290,8 +354,4 @@ fn text(record: &RunRecord, path: &Path) -> String {
     line("directory", &record.output_directory);
     line("record", &path.display().to_string());
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -8,12 +8,13 @@ use crate::elf::Version;
 use crate::error::{Context, Error, Result, printable};
 use crate::image::pull::{self, host_platform, source_settings};
 use crate::image::reference::Reference;
-use crate::image::store::{Store, now_text};
+use crate::image::store::{Store, Stored, now_text};
 use crate::jobs::assemble::{Assembled, Pinned, Source, assemble};
 use crate::jobs::check::software::Nodes;
 use crate::jobs::check::{self, Cluster, Finding, Weight};
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue;
+use crate::jobs::run_record::Image;
 use crate::jobs::words::Words;
 use carrack_slurm::job::Text;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for file in files {
         match desk.submit(file, &words, &submitted)? {
             Done::Submitted(submission) => submitted.push(*submission),
-            Done::Ran(code) if code != 0 => return Ok(ExitCode::from(code)),
-            Done::Ran(_) | Done::Dry => {}
+            Done::Ran(_, code) if code != 0 => return Ok(ExitCode::from(code)),
+            Done::Ran(submission, _) => submitted.push(*submission),
+            Done::Dry => {}
         }
     }
     if words.json {
@@ -70,7 +72,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// What became of one job file.
 enum Done {
     Submitted(Box<Submission>),
-    Ran(u8),
+    Ran(Box<Submission>, u8),
     Dry,
 }
 
@@ -274,9 +276,11 @@ impl Desk {
             return Ok(Done::Dry);
         }
         if words.local {
-            return self
-                .run_here(&script, &assembled, &directory)
-                .map(Done::Ran);
+            warn_of_tasks(&assembled);
+            let submission =
+                self.submission(String::new(), &assembled, &script, file, ids, &directory);
+            let (submission, code) = run_here(&journal, submission)?;
+            return Ok(Done::Ran(Box::new(submission), code));
         }
         let id = queue::submit(&script, &arguments, &self.here)
             .inspect_err(|_| journal.forget(&script))?;
@@ -387,37 +391,86 @@ impl Desk {
         Ok(found)
     }
 
-    /// Runs the script on this machine and gives its code.
-    fn run_here(&self, script: &Path, assembled: &Assembled, directory: &Path) -> Result<u8> {
-        use std::os::unix::process::ExitStatusExt;
-        for step in &assembled.steps {
-            let several = step
-                .step
-                .options
-                .iter()
-                .chain(&assembled.job.options)
-                .find(|setting| {
-                    matches!(setting.name, "ntasks" | "ntasks-per-node" | "nodes")
-                        && setting.value.as_deref() != Some("1")
-                });
-            if let Some(setting) = several {
-                tracing::warn!(
-                    "step `{}` runs as one task here; `{}` is for Slurm",
-                    step.step.name,
-                    setting.name
-                );
+    /// The image of an earlier run, brought in again if it has left the store.
+    pub fn known(&self, image: &Image) -> Result<Stored> {
+        let default = &self.settings.config.registries.default;
+        let digest = &image.manifest_digest;
+        let found = self.store.find_named(digest, default, &host_platform());
+        found.or_else(|gone| {
+            if !image.reference.starts_with("docker://") {
+                return Err(gone);
             }
-        }
-        let status = Command::new("bash")
-            .arg(script)
-            .current_dir(directory)
-            .status()
-            .or_say(|| "cannot run bash")?;
-        let code = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(u8::try_from(code & 0xff).unwrap_or(1))
+            let name = image.reference.split('@').next().unwrap_or_default();
+            self.bring(&format!("{name}@{digest}"))?.stored.ok_or(gone)
+        })
     }
+
+    /// Submits a script that was submitted before.
+    pub fn again(
+        &self,
+        journal: &Journal,
+        first: Submission,
+        text: &str,
+        image: Option<&Stored>,
+    ) -> Result<ExitCode> {
+        let script = journal.begin(&first.name, text)?;
+        let mut submission = Submission {
+            submitted: now_text(),
+            script,
+            ..first
+        };
+        if self.local {
+            let (_, code) = run_here(journal, submission)?;
+            return Ok(ExitCode::from(code));
+        }
+        submission.id = queue::submit(&submission.script, &[], &submission.directory)
+            .inspect_err(|_| journal.forget(&submission.script))?;
+        journal.note(&submission)?;
+        if let Some(image) = image {
+            let _ = self
+                .store
+                .pin(&submission.id, &image.digest, &image.record.reference);
+        }
+        self.say(&submission)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn warn_of_tasks(assembled: &Assembled) {
+    for step in &assembled.steps {
+        let mut settings = step.step.options.iter().chain(&assembled.job.options);
+        let several = settings.find(|setting| {
+            matches!(setting.name, "ntasks" | "ntasks-per-node" | "nodes")
+                && setting.value.as_deref() != Some("1")
+        });
+        if let Some(setting) = several {
+            tracing::warn!(
+                "step `{}` runs as one task here; `{}` is for Slurm",
+                step.step.name,
+                setting.name
+            );
+        }
+    }
+}
+
+/// Runs a script on this machine; the job is noted under the number that the script gives itself.
+fn run_here(journal: &Journal, mut submission: Submission) -> Result<(Submission, u8)> {
+    use std::os::unix::process::ExitStatusExt;
+    let mut child = Command::new("bash")
+        .arg(&submission.script)
+        .current_dir(&submission.directory)
+        .spawn()
+        .or_say(|| "cannot run bash")?;
+    submission.id = format!("local-{}", child.id());
+    // What it says goes to the terminal.
+    submission.output = String::new();
+    let noted = journal.note(&submission);
+    let status = child.wait().or_say(|| "cannot wait for bash")?;
+    noted?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok((submission, u8::try_from(code & 0xff).unwrap_or(1)))
 }
 
 /// `prepare-v2` → `PREPARE_V2`.

@@ -9,6 +9,7 @@ pub mod crate_export;
 pub mod environment;
 pub mod files;
 pub mod journal;
+pub mod outputs;
 pub mod queue;
 pub mod run_record;
 pub mod time_limit;

@@ -38,6 +38,8 @@ pub struct RunRecord {
     pub state: String,
     /// Results that could not be copied home stay in this directory, on the first node.
     pub kept: String,
+    /// Where stages copy results to, as the script names them.
+    pub outputs: Vec<String>,
     /// Where the job ran and left what it wrote.
     pub output_directory: String,
 }
@@ -183,6 +185,10 @@ impl RunRecord {
         self.state = status.state;
         true
     }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A step from the words that started it.
