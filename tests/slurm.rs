@@ -6,6 +6,7 @@
 
 mod as_root {
     pub mod cluster;
+    mod d12;
     mod ends;
     mod gpus;
     mod mpi;
@@ -189,6 +190,42 @@ mod as_root {
             assert!(code != 0 && said.contains(expected), "{text}\n{said}");
         }
         assert_eq!(cluster.good("squeue -h"), "");
+    }
+
+    #[test]
+    fn a_running_job_is_entered_and_followed_from_the_login_node() {
+        need!(Root, Slurm);
+        let cluster = Cluster::up(2, 0);
+        cluster.tree();
+        cluster.write("job.toml", "[job]\nname='long'\nnodes=2\nntasks-per-node=2\n[container]\nimage='dir:/scratch/root'\n[[step]]\nshell='echo begun; until [ -e /scratch/alice/go ]; do sleep 0.1; done; echo done; exit 5'\n");
+        let id = cluster.good("carrack submit --quiet job.toml; until [ $(cat long-*.out 2>/dev/null | grep -c begun) = 4 ]; do sleep 0.1; done");
+        let id = id.trim();
+        let inside = "12.99\n";
+        for which in ["long", id, &format!("{id}.0"), &format!("{id}@n2")] {
+            let said = cluster.good(&format!(
+                "carrack attach {which} -- cat /etc/debian_version"
+            ));
+            assert_eq!(said, inside, "{which}");
+        }
+        let said = cluster.good(&format!("carrack attach {id}.0@n2 -- hostname"));
+        assert_eq!(said, "n2\n");
+        assert_eq!(
+            cluster
+                .login(&format!("carrack attach {id} -- sh -c 'exit 9'"))
+                .0,
+            9
+        );
+        let said = cluster.good("(sleep 1; touch go) & carrack logs -f long");
+        assert_eq!(
+            said.matches("begun").count() + said.matches("done").count(),
+            8,
+            "{said}"
+        );
+        let (code, said) = cluster.login("carrack wait long --json");
+        assert_eq!(code, 5);
+        assert_eq!(field(&said, &["0", "exit_code"]), 5);
+        let (code, said) = cluster.login(&format!("carrack attach {id} -- true"));
+        assert!(code != 0 && said.contains("srun: error"), "{said}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! `carrack attach`: into a capsule that runs on this node.
+//! `carrack attach`: into a capsule that runs on this node, or through srun into one of a job elsewhere.
 
 use super::LaunchCommon;
 use super::policy::{Deed, may};
 use super::starting::{Voice, find};
 use crate::error::{Error, Result};
+use crate::jobs::journal::Journal;
+use crate::jobs::queue;
 use crate::launch::capsule::{Running, running};
 use crate::launch::devices::{Asked, devices};
 use crate::launch::environment::{Sources, merge};
@@ -15,14 +17,14 @@ use crate::launch::request::{Inherit, Request};
 use crate::launch::step::{Identity, Network, Plan, StartDirectory, Step};
 use carrack_slurm::step::Step as SlurmStep;
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
-/// Enter a capsule of yours that runs on this node: a shell, or a command
-///
-/// For a job on another node: `srun --overlap --jobid=JOB --pty carrack attach JOB`.
+/// Enter a capsule of yours that runs on this node, or in a job of yours: a shell, or a command
 #[derive(clap::Args)]
 pub struct Args {
-    /// JOB, JOB.STEP, what `--list` shows, or a capsule's name; needed only if there are several
+    /// JOB[.STEP][@NODE], what `--list` shows, or a capsule's name; needed only if there are several
     which: Option<String>,
     /// What to start [default: a shell]
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
@@ -50,6 +52,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     may(Deed::Run, &settings.config.access)?;
     if !profile.interactive {
         return Err(profile.nobody_enters());
+    }
+    if let Some(which) = args.which.as_deref()
+        && let Some(place) = Place::of(which, &all)
+    {
+        return Err(place.through_srun(&args.command));
     }
     let chosen = choose(all, args.which.as_deref())?;
     // It may run under another profile than the one that is asked for now.
@@ -136,6 +143,60 @@ fn describe(one: &Running, all: &[Running]) -> String {
     format!("{}  {}", id(one, all), one.description.image)
 }
 
+/// A capsule on another node.
+struct Place {
+    job: String,
+    /// `JOB` or `JOB.STEP`, as `attach` there understands it.
+    capsule: String,
+    node: Option<String>,
+}
+
+impl Place {
+    /// What the word says, unless it names a capsule of this node or no job of ours.
+    fn of(word: &str, here: &[Running]) -> Option<Place> {
+        let (name, node) = match word.split_once('@') {
+            Some((name, node)) => (name, Some(node.to_string())),
+            None => (word, None),
+        };
+        let (job, step) = match name.split_once('.') {
+            Some((job, step)) => (job, Some(step)),
+            None => (name, None),
+        };
+        let job = match queue::check_id(job) {
+            Ok(()) => job.to_string(),
+            Err(_) => Journal::open().ok()?.find(job)?.0.id,
+        };
+        let here = node.is_none() && here.iter().any(|one| one.job == job);
+        (!here && queue::is_there() && queue::check_id(&job).is_ok()).then(|| Place {
+            capsule: step.map_or(job.clone(), |step| format!("{job}.{step}")),
+            job,
+            node,
+        })
+    }
+
+    /// Becomes srun; returns only if that fails.
+    fn through_srun(&self, command: &[OsString]) -> Error {
+        let mut srun = Command::new("srun");
+        srun.args(["--quiet", "--overlap", "--mem=0", "--nodes=1", "--ntasks=1"])
+            .arg(format!("--jobid={}", self.job));
+        if let Some(node) = &self.node {
+            srun.arg(format!("--nodelist={node}"));
+        }
+        if std::io::stdin().is_terminal() {
+            srun.arg("--pty");
+        }
+        let program = std::env::current_exe().unwrap_or_else(|_| "carrack".into());
+        srun.arg(program).args(["attach", &self.capsule]);
+        if !command.is_empty() {
+            srun.arg("--").args(command);
+        }
+        let error = srun.exec();
+        Error::new(format!("cannot enter job {}", self.job))
+            .cause("cannot run `srun`")
+            .source(error)
+    }
+}
+
 fn choose(all: Vec<Running>, which: Option<&str>) -> Result<Running> {
     let wanted = |one: &&Running| {
         let Some(which) = which else { return true };
@@ -158,7 +219,7 @@ fn choose(all: Vec<Running>, which: Option<&str>) -> Result<Running> {
             Err(match all.as_slice() {
                 [] => error
                     .cause("only what tasks of a step share, or what was started with `--name`, can be entered")
-                    .hint("for a job on another node: `srun --overlap --jobid=JOB --pty carrack attach`"),
+                    .hint("for a job on another node: `carrack attach JOB@NODE`, where Slurm is"),
                 [one] => error
                     .cause(format!("there is: {}", list.join(", ")))
                     .hint(format!(

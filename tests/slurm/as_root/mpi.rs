@@ -10,8 +10,18 @@ use std::process::Command;
 
 pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm");
 
-/// The tree of `tests/slurm/mpi-tree` as the only layer of an image.
-fn push(tree: &Path, registry: &Registry, layout: &Path) {
+/// Runs a program of `tests/slurm` that makes a tree.
+#[track_caller]
+pub fn fixture(program: &str, tree: &Path) {
+    let made = Command::new(format!("{FIXTURES}/{program}"))
+        .arg(tree)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
+/// A tree as the only layer of an image in a registry, and its reference.
+pub fn image_of(tree: &Path, registry: &Registry, layout: &Path, name: &str) -> String {
     let tar = Command::new("tar")
         .args([
             "--sort=name",
@@ -34,7 +44,8 @@ fn push(tree: &Path, registry: &Registry, layout: &Path) {
     let kind = "application/vnd.oci.image.layer.v1.tar".to_string();
     let layers = vec![(tar.stdout, kind)];
     Layout { layers, config }.write(layout);
-    registry.push(layout, "demo/mpi", "v1");
+    registry.push(layout, name, "v1");
+    format!("docker://{}/{name}:v1", registry.host())
 }
 
 /// How often to repeat what a race could spoil.
@@ -60,14 +71,9 @@ fn ranks_of_all_nodes_find_each_other() {
     need!(Root, Slurm, OpenMpi, Registry);
     let cluster = Cluster::up(3, 0);
     let tree = cluster.path("scratch/mpi");
-    let made = Command::new(format!("{FIXTURES}/mpi-tree"))
-        .arg(&tree)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
+    fixture("mpi-tree", &tree);
     let registry = Registry::start(&cluster.path(""), Manners::default());
-    push(&tree, &registry, &cluster.path("layout"));
-    let image = format!("docker://{}/demo/mpi:v1", registry.host());
+    let image = image_of(&tree, &registry, &cluster.path("layout"), "demo/mpi");
     let example =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mpi.toml")).unwrap();
     let example = example.replace("docker://registry.example.eu/demo/mpi:v1", &image);
