@@ -70,12 +70,12 @@ fn every_target_that_it_shows_exists() {
 #[test]
 fn the_settings_that_it_shows_are_valid() {
     let text = readme();
-    let block = text
-        .split("```toml\n")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
-        .unwrap();
-    carrack::config::Config::parse(block).unwrap();
+    for block in text.split("```toml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        if block.contains("[[step]]") {
+            carrack_slurm::job::Job::parse(block).unwrap();
+        } else {
+            carrack::config::Config::parse(block).unwrap();
+        }
+    }
 }
