@@ -4,6 +4,7 @@
 //! is pure. Deliberately absent: kernel versions. Enterprise kernels carry features of later ones, so only a call tells.
 
 pub mod explain;
+pub mod hardware;
 pub mod probes;
 
 use serde::Serialize;

@@ -2,10 +2,12 @@
 //! left and this one stays as it was.
 
 use super::explain::{self, Answer, Settings};
-use super::{Finding, Level};
+use super::{Finding, Level, hardware};
 use crate::image::store::space;
+use crate::launch::bundle::Injection;
 use crate::launch::facts::Vendor;
 use crate::launch::probe;
+use crate::record::Contents;
 use crate::sys::mount::{self, Attributes};
 use crate::sys::namespace::{self, Kind};
 use crate::sys::{Errno, process, socket};
@@ -26,6 +28,42 @@ pub fn all(store: Option<&Path>) -> Vec<Finding> {
     findings.push(gpus());
     findings.push(fabrics());
     findings.extend(slurm());
+    findings
+}
+
+/// GPUs, driver and CDI documents in detail.
+pub fn gpu_in_detail(directories: &[String]) -> Vec<Finding> {
+    let mut facts = probe::caller();
+    facts.gpus = probe::gpus();
+    facts.driver = probe::driver();
+    facts.cdi = probe::cdi_devices(directories);
+    hardware::gpu(&facts, Path::new("/dev/nvidia-uvm").exists())
+}
+
+/// What MPI meets on this node, in detail.
+pub fn mpi_in_detail() -> Vec<Finding> {
+    let facts = probe::caller();
+    // Any image: only what was found is told.
+    let host = probe::host_mpi(&Contents::default(), &Injection::default(), &facts);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
+    let shared = rustix::fs::statfs("/dev/shm").ok();
+    let size =
+        |stat: rustix::fs::StatFs| u64::try_from(stat.f_bsize).ok()?.checked_mul(stat.f_blocks);
+    let fabric = hardware::Fabric {
+        nodes: probe::fabric_nodes(),
+        locked_memory: limit.current,
+        shared_memory: shared.and_then(size),
+        processors: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
+        mpi_default: match which::which("scontrol") {
+            Ok(_) => crate::jobs::queue::mpi_default(),
+            Err(_) => None,
+        },
+    };
+    let mut findings = hardware::mpi(&fabric, &host);
+    findings.push(explain::yama(&settings()));
+    if let Some(text) = ask("srun", &["--mpi=list"]) {
+        findings.push(explain::mpi_list(&text));
+    }
     findings
 }
 

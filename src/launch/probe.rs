@@ -11,7 +11,7 @@ mod yaml;
 
 pub use cdi::devices as cdi_devices;
 pub use driver::driver;
-pub use mpi::host_mpi;
+pub use mpi::{fabric_nodes, host_mpi};
 
 use super::devices;
 use super::facts::{GpuNode, HostFacts, ImageUsers, Vendor};

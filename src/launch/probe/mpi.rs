@@ -133,7 +133,7 @@ pub fn host_mpi(contents: &Contents, injection: &Injection, facts: &HostFacts) -
         queue.extend(companion);
     }
     closure(&search, queue, &mut host);
-    host.nodes = nodes();
+    host.nodes = fabric_nodes();
     host
 }
 
@@ -225,7 +225,8 @@ fn files(directory: &Path, depth: usize) -> Vec<PathBuf> {
     found
 }
 
-fn nodes() -> Vec<PathBuf> {
+/// Device nodes of fast networks and of direct copies between processes.
+pub fn fabric_nodes() -> Vec<PathBuf> {
     let fixed = ["/dev/infiniband", "/dev/xpmem", "/dev/knem"].map(PathBuf::from);
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     let fabric = entries.map(|entry| entry.path()).filter(|path| {
