@@ -7,6 +7,7 @@ mod attach;
 mod command;
 mod devices;
 mod hostile;
+mod modules;
 mod node;
 mod ranks;
 
