@@ -232,7 +232,12 @@ fn users() -> Finding {
         ));
     }
     let unknown = facts.groups.len().saturating_sub(account.groups.len());
-    let text = format!("user `{}`, {} groups", account.name, facts.groups.len());
+    let plural = if facts.groups.len() == 1 { "" } else { "s" };
+    let text = format!(
+        "user `{}`, {} group{plural}",
+        account.name,
+        facts.groups.len()
+    );
     if unknown > 0 {
         return Finding::warn("user-name", text)
             .cause(format!("{unknown} of the groups have no name here"))
