@@ -8,10 +8,11 @@ use super::policy::{Deed, may};
 use super::{LaunchCommon, looked_up, output};
 use crate::cli::launching::LaunchArgs;
 use crate::config::Settings;
+use crate::config::nearest;
 use crate::error::{Context, Error, Result};
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
-use crate::image::store::{Stored, named};
+use crate::image::store::{Store, Stored, named};
 use crate::launch::bundle;
 use crate::launch::capsule::{Entered, Host};
 use crate::launch::execute::{Listener, execute};
@@ -21,6 +22,7 @@ use crate::launch::profile::Profile;
 use crate::launch::request::{Mode, Request};
 use crate::launch::step::{Check, Image, Plan};
 use crate::record::ImageRecord;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -179,6 +181,13 @@ pub fn find(
     ) = &reference
         && path.exists()
     {
+        if is_program(path) {
+            return Err(
+                Error::usage(format!("`{name}` is a program, not an image")).hint(format!(
+                    "the image comes first: `carrack exec IMAGE {name}`"
+                )),
+            );
+        }
         let temporary = std::env::temp_dir();
         let stored = in_place(reference, &source_settings(&settings.config, temporary)?)?;
         return Ok(found(stored, name));
@@ -201,7 +210,11 @@ pub fn find(
                     .hint("`carrack images` lists the store; a name of a registry is written without a path"))
             }
             Some(reference) if !dry_run => {
-                pull(&reference, settings, common, missing)?;
+                let pulled = pull(&reference, settings, common, missing);
+                pulled.map_err(|error| match similar(name, &store) {
+                    Some(known) => error.hint(format!("the store has `{known}`")),
+                    None => error,
+                })?;
                 let stored = store.find_named(name, default, &host_platform())?;
                 Ok(found(stored, name))
             }
@@ -224,6 +237,28 @@ fn found(stored: Stored, name: &str) -> Found {
         record: stored.record,
         reference: name.to_string(),
     }
+}
+
+/// A name in the store that this one may have been meant to be, as short as a person writes it.
+fn similar(name: &str, store: &Store) -> Option<String> {
+    let listing = store.list();
+    let names: Vec<&str> = listing
+        .images
+        .iter()
+        .flat_map(|image| &image.references)
+        .map(|name| name.strip_suffix(":latest").unwrap_or(name))
+        .map(|name| name.strip_prefix("docker://").unwrap_or(name))
+        .map(|name| name.strip_prefix("docker.io/").unwrap_or(name))
+        .map(|name| name.strip_prefix("library/").unwrap_or(name))
+        .collect();
+    nearest(name, names.iter().copied()).map(str::to_string)
+}
+
+/// A program where the image belongs: the image was forgotten.
+fn is_program(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && &start == b"\x7fELF"
 }
 
 /// Pulls in a process of its own, where the site allows it.

@@ -286,7 +286,7 @@ fn argv(request: &Request, found: &Found) -> Result<Vec<OsString>> {
             Mode::Run => error
                 .cause("the image has neither ENTRYPOINT nor CMD")
                 .hint("name one: `carrack exec IMAGE COMMAND`"),
-            _ => error.hint("write it after the image; `carrack run` starts the image's own"),
+            _ => error.hint("write it after the image; `carrack run` starts the image's own, `carrack shell` a shell"),
         });
     }
     Ok(argv)

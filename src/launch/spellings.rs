@@ -119,6 +119,7 @@ spellings! {
     'd' "detach", Nothing => Refused("`carrack submit` starts something that runs by itself");
     'm' "memory", Value => Refused("memory is limited by Slurm: `--mem` of sbatch or srun");
     ' ' "cpus" "cpuset-cpus" "cpu-shares", Value => Refused("processors are given by Slurm: `--cpus-per-task` of sbatch or srun");
+    ' ' "mpi" "ntasks" "nodes" "partition" "gres" "mem", Value => Refused("Slurm's options come before carrack: `srun --mpi=pmix carrack exec …`");
     ' ' "restart", Value => Refused("jobs are restarted by Slurm: `--requeue` of sbatch");
     // What nobody can do without privilege.
     ' ' "privileged" "keep-privs" "allow-setuid", Nothing => Refused("nothing here has privileges to give");

@@ -261,3 +261,48 @@ fn ends_and_streams() {
         .run(["exec", "box", "/etc/passwd"])
         .fails(126, &["/etc/passwd"]);
 }
+
+/// Three mistakes of a tired person for each command: one error, and what to write instead.
+#[test]
+fn slips() {
+    need!(Userns, Fuse);
+    let scene = scene();
+    for (words, code, says) in [
+        (&["run"][..], 2, "no image was named"),
+        (&["run", "box"], 2, "carrack exec IMAGE COMMAND"),
+        (
+            &["run", "box", "-v", "/data:/data", "ls"],
+            127,
+            "come before the image",
+        ),
+        (&["run", "./box.sqsh"], 125, "carrack images"),
+        (&["exec", "box"], 2, "carrack shell"),
+        (&["exec", "/bin/ls", "-l"], 2, "carrack exec IMAGE /bin/ls"),
+        (&["exec", "box", "echo hello"], 127, "sh -c"),
+        (&["exec", "box", "cd", "/tmp"], 127, "part of a shell"),
+        (
+            &["exec", "-B", "/usr,/etc", "box", "ls"],
+            125,
+            "one `--bind` for each",
+        ),
+        (
+            &["exec", "-B", "/no/such:/data", "box", "ls"],
+            125,
+            "make it first",
+        ),
+        (
+            &["exec", "--mpi=pmix", "box", "ls"],
+            2,
+            "srun --mpi=pmix carrack",
+        ),
+        (&["exec", "-e", "NAME", "VALUE", "box", "env"], 2, "`VALUE`"),
+        (&["shell"], 2, "no image was named"),
+        (&["shell", "--writable=lots", "box"], 2, "`4G`"),
+        (&["shell", "--profile", "hcp", "box"], 2, "hpc"),
+        (&["attach", "no-such"], 125, "no capsule `no-such`"),
+    ] {
+        if let Some(wrong) = scene.run(words).fails_otherwise(code, &[says]) {
+            panic!("{wrong}");
+        }
+    }
+}

@@ -75,11 +75,34 @@ fn candidates(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
 fn not_found(name: &OsStr, path: &OsStr) -> Error {
     let error =
         Error::new(format!("cannot find `{}` in the image", name.display())).exit(Exit::NotFound);
+    if let Some(hint) = mistaken(name) {
+        return error.hint(hint);
+    }
     if name.as_bytes().contains(&b'/') {
         error.hint("is it in a directory of the host that is not bound into the image?")
     } else {
         error.cause(format!("it is in no directory of PATH={}", path.display()))
     }
+}
+
+/// Commands that only a shell has.
+const OF_SHELLS: [&str; 9] = [
+    "cd", "source", ".", "export", "set", "ulimit", "umask", "module", "alias",
+];
+
+/// What was probably meant by a word that is no program.
+fn mistaken(name: &OsStr) -> Option<String> {
+    let word = name.to_string_lossy();
+    if word.starts_with('-') {
+        return Some(
+            "options of carrack come before the image, those of the command after it".into(),
+        );
+    }
+    if OF_SHELLS.contains(&word.as_ref()) {
+        return Some(format!("`{word}` is part of a shell: `sh -c \"{word} …\"`"));
+    }
+    (word.contains(' ') && !word.starts_with('/'))
+        .then(|| format!("write the words apart, or let a shell split them: `sh -c \"{word}\"`"))
 }
 
 /// Why a file that is there was refused.
@@ -301,6 +324,20 @@ mod tests {
         let mut wild = own.clone();
         wild.iter_mut().skip(32).take(8).for_each(|b| *b = 0xff);
         assert_eq!(elf_interpreter(&wild), None);
+    }
+
+    #[test]
+    fn words_that_are_no_programs() {
+        for (word, says) in [
+            ("-v", "before the image"),
+            ("cd", "part of a shell"),
+            ("echo hello", "sh -c"),
+            ("no-such", "PATH=/bin"),
+            ("/no/such", "bound into the image"),
+        ] {
+            let text = not_found(OsStr::new(word), OsStr::new("/bin")).to_string();
+            assert!(text.contains(says), "{word}: {text}");
+        }
     }
 
     #[test]
