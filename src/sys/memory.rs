@@ -41,6 +41,7 @@ impl Memory {
         (self.start()..self.start() + SIZE).contains(&(place as usize))
     }
 
+    /// Acquires what [`Memory::move_end`] released: another thread may have used this part before.
     fn take(&self, layout: Layout) -> Option<*mut u8> {
         if layout.size() > LARGE || layout.align() > 4096 {
             return None;
@@ -54,7 +55,7 @@ impl Memory {
             }
             match self
                 .used
-                .compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange_weak(used, to, Ordering::Acquire, Ordering::Relaxed)
             {
                 // Inside the piece, hence never null.
                 Ok(_) => return Some(self.first.0.get().cast::<u8>().wrapping_add(from)),
@@ -72,7 +73,7 @@ impl Memory {
                 .compare_exchange(
                     offset + from,
                     offset + to,
-                    Ordering::Relaxed,
+                    Ordering::AcqRel,
                     Ordering::Relaxed,
                 )
                 .is_ok()
@@ -93,6 +94,19 @@ unsafe impl GlobalAlloc for Memory {
             Some(place) => place,
             // SAFETY: the caller's contract is the same.
             None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            Some(place) => {
+                // SAFETY: the block is as long as its layout says; who had it before may have written it.
+                unsafe { place.write_bytes(0, layout.size()) };
+                place
+            }
+            // Fresh pages are zero already, and only the C library knows which are fresh.
+            // SAFETY: the caller's contract is the same.
+            None => unsafe { System.alloc_zeroed(layout) },
         }
     }
 
