@@ -35,6 +35,9 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod doctor;
 
+#[cfg(feature = "image")]
+pub mod fronts;
+
 pub mod launch;
 
 #[cfg(feature = "cli")]

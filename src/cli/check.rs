@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 /// Check a job file or an image against this cluster, without submitting anything
 ///
-/// Looks at mounts and programs, at the image's MPI and what srun offers, at CUDA and the nodes' driver, at processors. Exit
-/// code 1 if something would fail.
+/// Looks at mounts and programs, at the image's MPI and what srun offers, at CUDA and the nodes' driver, at processors; with
+/// `--profile ces` (or eucaim, gef) also at what that system asks of an image. Exit code 1 if something would fail.
 #[derive(clap::Args)]
 #[command(
     after_help = "Options: those of `carrack submit`, with --json for programs.\n\n\
@@ -51,9 +51,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Err(Error::usage("one job file is checked at a time"));
     }
     let image = words.image.as_deref();
+    let named = words.container.iter().rfind(|(name, _)| name == "profile");
+    let profile = named.map(|(_, name)| name.as_str());
     let (label, findings) = match image.filter(|_| words.command.is_empty()) {
         Some(image) if words.files.is_empty() => {
-            let findings = desk.check_image(image)?;
+            let findings = desk.check_image(image, profile)?;
             if !words.json {
                 for finding in &findings {
                     eprintln!("{}: {}", finding.weight.word(), printable(&finding.what));

@@ -22,6 +22,9 @@ pub struct Args {
     /// List the files in the image, one per line: type, path, mode, owner, size …
     #[arg(long)]
     files: bool,
+    /// Show the image as a service of GEF: its labels' name, version and ports
+    #[arg(long, conflicts_with = "files")]
+    gef: bool,
     /// Print JSON
     #[arg(long, conflicts_with = "files")]
     json: bool,
@@ -58,6 +61,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     if args.files {
         list_files(&stored)?;
+    } else if args.gef {
+        super::gef::service(&stored, args.json)?;
     } else if args.json {
         output::print_json(&as_json(&store, &stored))?;
     } else if args.common.quiet {

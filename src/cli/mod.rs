@@ -13,7 +13,9 @@ pub mod config;
 pub mod doctor;
 pub mod exec;
 pub mod export;
+mod fronts;
 pub mod gc;
+mod gef;
 pub mod images;
 pub mod import;
 pub mod inspect;
@@ -39,6 +41,7 @@ mod save_capsule;
 pub mod script;
 pub mod search;
 pub mod shell;
+mod staging;
 pub mod starting;
 pub mod submit;
 pub mod table;
@@ -155,7 +158,11 @@ fn parse_one(args: &[OsString]) -> Option<Cli> {
 
 /// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
-    let args = launching::mark_dashes(args.into_iter().collect());
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(name) = fronts::called(&args) {
+        return fronts::run(name, &args);
+    }
+    let args = launching::mark_dashes(args);
     if let Some(cli) = parse_one(&args) {
         return cli.command.run(&cli.common);
     }

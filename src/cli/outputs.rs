@@ -2,16 +2,22 @@
 
 use super::record::find;
 use super::{Common, output};
+use crate::config::{Config, PROFILES};
 use crate::error::{Context, Error, Result};
 use crate::jobs::outputs::{self, Entry};
 use crate::jobs::run_record::RunRecord;
+use crate::launch::contract::{self, Words};
+use crate::launch::ports;
+use crate::launch::probe;
+use crate::launch::profile::Profile;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// List what a job left behind, or print one of its files
 ///
-/// These are its log, what its stages brought home, and the files of its directory that changed while it ran.
+/// These are its log, what its stages brought home, and the files of its directory that changed while it ran; for a job
+/// under rules that give each job a directory for its outputs (`ces`, `gef`), what is in that.
 #[derive(clap::Args)]
 pub struct Args {
     /// The job's number or name, or a record's file
@@ -27,8 +33,17 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let found = find(&args.job)?;
-    let record = RunRecord::read(&found.path)?;
-    let mut list = outputs::of(&record, found.log.as_deref());
+    let mut record = RunRecord::read(&found.path)?;
+    let mut log = found.log.as_deref();
+    let config = args.common.settings()?.config;
+    if let Some(own) = own_directory(&config, &record.job.id) {
+        // Everything in it is the job's, whenever it was written.
+        (record.start, record.end) = (String::new(), String::new());
+        record.output_directory = own.display().to_string();
+        record.outputs.clear();
+        log = None;
+    }
+    let mut list = outputs::of(&record, log);
     if let Some(path) = &args.path {
         let root = Path::new(&record.output_directory);
         let wanted = root.join(path.strip_prefix(".").unwrap_or(path));
@@ -59,6 +74,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output::print(&crate::error::printable(&text))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The directory that a profile made for the outputs of this job, if it is there.
+fn own_directory(config: &Config, id: &str) -> Option<PathBuf> {
+    let mut facts = probe::caller();
+    let words = probe::words(&facts);
+    facts.words = Some(Words {
+        job: id.to_string(),
+        ..words
+    });
+    let own = config.profile.keys().map(String::as_str);
+    let names = std::iter::once(config.launch.profile.as_str())
+        .chain(own)
+        .chain(PROFILES);
+    let mut places = names
+        .filter_map(|name| contract::outputs_directory(&Profile::named(config, name).ok()?, &facts))
+        .chain(ports::outputs_of(&facts).ok());
+    places.find(|path| path.is_dir())
 }
 
 fn below(list: Vec<Entry>, wanted: &Path, root: &Path) -> Option<Entry> {

@@ -5,7 +5,7 @@
 
 use super::aids::{Aids, remember};
 use super::policy::{Deed, may};
-use super::{LaunchCommon, looked_up, output};
+use super::{LaunchCommon, looked_up, output, staging};
 use crate::cli::launching::LaunchArgs;
 use crate::config::Settings;
 use crate::config::nearest;
@@ -112,7 +112,7 @@ fn prepare(
     aids: &Aids,
     dry_run: bool,
 ) -> Result<Plan> {
-    let (request, settings, profile) = checked(mode, launch, common, aids)?;
+    let (mut request, settings, profile) = checked(mode, launch, common, aids)?;
     let config = &settings.config;
     // A terminal makes a shell of any command.
     if !profile.interactive && !dry_run && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -140,6 +140,9 @@ fn prepare(
     }
     if let Some(kept) = &request.kept {
         remember(kept, name)?;
+    }
+    if !request.inputs.is_empty() {
+        request.inputs = staging::values(&found.record.config.labels, &request.inputs)?;
     }
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;

@@ -2,7 +2,7 @@
 
 use super::progress::Watch;
 use super::script::LongCommon;
-use super::{Common, output, policy};
+use super::{Common, output, policy, staging};
 use crate::config::Settings;
 use crate::elf::Version;
 use crate::error::{Context, Error, Result, printable};
@@ -16,6 +16,8 @@ use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue;
 use crate::jobs::run_record::Image;
 use crate::jobs::words::Words;
+use crate::launch::profile::Profile;
+use crate::launch::request::Request;
 use carrack_slurm::job::Text;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -69,8 +71,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Submits what words say that no job file is among, for another system's front.
+pub fn once(words: &Words) -> Result<Done> {
+    Desk::open(words, Common::default())?.submit(None, words, &[])
+}
+
 /// What became of one job file.
-enum Done {
+pub enum Done {
     Submitted(Box<Submission>),
     Ran(Box<Submission>, u8),
     Dry,
@@ -123,6 +130,10 @@ impl Desk {
         let mut assembled = assemble(&source, words, &mut |image| self.bring(image))?;
         assembled.script.environment.splice(0..0, environment);
         policy::check_job(&mut assembled, &self.settings.config)?;
+        staging::job(&mut assembled, &|request| {
+            let profile = Profile::choose(&self.settings.config, request);
+            profile.is_ok_and(|profile| profile.follows("gef"))
+        })?;
         Ok(assembled)
     }
 
@@ -207,8 +218,8 @@ impl Desk {
         Version::parse(&self.settings.config.launch.gpu_driver)
     }
 
-    /// An image by itself, beside this cluster.
-    pub fn check_image(&self, image: &str) -> Result<Vec<Finding>> {
+    /// An image by itself, beside this cluster and what a profile asks of images.
+    pub fn check_image(&self, image: &str, profile: Option<&str>) -> Result<Vec<Finding>> {
         let cluster = match queue::is_there() {
             true => self.cluster(None, None),
             false => Cluster {
@@ -216,8 +227,21 @@ impl Desk {
                 ..Cluster::default()
             },
         };
-        let stored = self.bring(image)?.stored;
-        Ok(stored.map_or_else(Vec::new, |stored| check::image(&stored, &cluster)))
+        let Some(stored) = self.bring(image)?.stored else {
+            return Ok(Vec::new());
+        };
+        let mut found = check::image(&stored, &cluster);
+        let profile = match profile {
+            Some(name) => Profile::named(&self.settings.config, name)?,
+            None => Profile::choose(&self.settings.config, &Request::default())?,
+        };
+        for contract in ["ces", "eucaim", "gef"] {
+            if profile.follows(contract) {
+                let files = check::contract::Files::look(&stored);
+                found.extend(check::contract::findings(contract, &stored.record, &files));
+            }
+        }
+        Ok(found)
     }
 
     fn submit(&self, file: Option<&Path>, words: &Words, earlier: &[Submission]) -> Result<Done> {

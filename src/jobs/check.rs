@@ -2,6 +2,7 @@
 //!
 //! Each finding names the line of the job file. Deliberately absent: anything that only a compute node can tell.
 
+pub mod contract;
 mod inside;
 mod program;
 pub mod software;

@@ -116,7 +116,14 @@ impl Words {
             self.store = Some(PathBuf::from(value.or_else(next).ok_or_else(missing)?));
             return Ok(());
         }
-        if let Some((option, off)) = launcher(name) {
+        // sbatch's `--input` and `--output` are files; a port of an image has a value behind its name.
+        let ports = matches!(name, "input" | "output");
+        let value = match ports && value.is_none() {
+            true => Some(next().ok_or_else(missing)?),
+            false => value,
+        };
+        let file = ports && !value.as_deref().is_some_and(|value| value.contains('='));
+        if let Some((option, off)) = launcher(name).filter(|_| !file) {
             // sbatch's `--tmp` is a size, the launcher's a word.
             let sizes = name == "tmp"
                 && value
@@ -132,6 +139,16 @@ impl Words {
                 return Ok(());
             }
         }
+        self.slurms(name, value, next)
+    }
+
+    /// An option of sbatch or srun.
+    fn slurms(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        next: &mut dyn FnMut() -> Option<String>,
+    ) -> Result<()> {
         match options::find(name, Command::Sbatch) {
             Ok(known) => {
                 let setting = setting(known, value, next)?;
@@ -287,6 +304,18 @@ mod tests {
         assert!(words.dry_run && !words.force);
         assert_eq!(words.image.as_deref(), Some("alpine:3"));
         assert_eq!(words.command, ["./app", "-x", "--bind", "y"]);
+    }
+
+    #[test]
+    fn files_of_the_job_and_ports_of_the_image() {
+        let words = parse("--output log.txt --input 0=/data --output=copy=/out -o x img").unwrap();
+        assert_eq!(arguments(&words.sbatch), ["--output=log.txt", "--output=x"]);
+        let ports: Vec<&str> = words
+            .container
+            .iter()
+            .map(|(_, port)| port.as_str())
+            .collect();
+        assert_eq!(ports, ["0=/data", "copy=/out"]);
     }
 
     #[test]

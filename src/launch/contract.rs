@@ -212,16 +212,29 @@ pub fn mounts(request: &Request, profile: &Profile, facts: &HostFacts) -> Result
 
 /// Where the job's scratch directory is on the host.
 pub fn scratch_directory(profile: &Profile, facts: &HostFacts) -> Result<Option<PathBuf>> {
-    let Some(MountSpec::Bind { from, .. }) = &profile.scratch else {
-        return Ok(None);
-    };
+    let text = source(&profile.scratch).map(|text| filled(text, facts));
+    text.transpose()
+}
+
+/// The same for its outputs; none where it cannot be told.
+pub fn outputs_directory(profile: &Profile, facts: &HostFacts) -> Option<PathBuf> {
+    filled(source(&profile.outputs)?, facts).ok()
+}
+
+fn source(spec: &Option<MountSpec>) -> Option<&str> {
+    match spec {
+        Some(MountSpec::Bind { from, .. }) => Some(from.to_str().unwrap_or_default()),
+        _ => None,
+    }
+}
+
+fn filled(template: &str, facts: &HostFacts) -> Result<PathBuf> {
     let filler = Filler {
         facts,
         dataset: None,
         scratch: None,
     };
-    let text = from.to_str().unwrap_or_default();
-    Ok(Some(filler.fill(text)?.into()))
+    Ok(filler.fill(template)?.into())
 }
 
 fn bind(spec: MountSpec, missing: Missing) -> Result<Placed> {

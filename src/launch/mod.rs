@@ -27,6 +27,7 @@ pub mod mpi;
 pub mod options;
 pub mod passwd;
 pub mod plan;
+pub mod ports;
 pub mod probe;
 pub mod profile;
 pub mod request;

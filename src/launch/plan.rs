@@ -12,7 +12,9 @@ use super::facts::HostFacts;
 use super::identity::{self, Resolved};
 use super::inside::InsidePath;
 use super::layout::Layout;
+use super::mounts::ordered;
 use super::mpi;
+use super::ports;
 use super::profile::Profile;
 use super::request::{Entrypoint, EnvRule, Mode, NetworkChoice, Request, RootAccess};
 use super::sharing;
@@ -50,7 +52,14 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     let network = network(request, &profile, slurm.as_ref())?;
     let dev = request.dev.unwrap_or(profile.dev);
     let home = home(request, &profile, facts)?;
-    let mounts = mounts(request, &profile, facts, home.as_ref())?;
+    let mut mounts = mounts(request, &profile, facts, home.as_ref())?;
+    mounts.extend(ports::mounts(
+        request,
+        &profile,
+        facts,
+        &record.config.labels,
+    )?);
+    let mounts = ordered(mounts);
     let mut added = devices::devices(
         &devices::Asked {
             gpu: request.gpu.unwrap_or(profile.gpu),

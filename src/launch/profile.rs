@@ -253,6 +253,11 @@ impl Profile {
         self.check_command(request)
     }
 
+    /// Whether it is that profile, or based on it.
+    pub fn follows(&self, name: &str) -> bool {
+        self.chain.iter().any(|link| link.name == name)
+    }
+
     pub fn nobody_enters(&self) -> Error {
         Error::usage("nobody may enter an image here").cause(format!(
             "the profile `{}` says so (`interactive`)",

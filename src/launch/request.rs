@@ -50,6 +50,10 @@ pub struct Request {
     pub hold: bool,
     /// The host's directory in which what is written under [`Request::name`] is kept for later steps of the job.
     pub kept: Option<PathBuf>,
+    /// Values of an image's input ports, by number or name (`ports.rs`).
+    pub inputs: Vec<(String, String)>,
+    /// Directories for its output ports.
+    pub outputs: Vec<(String, String)>,
     /// EDF files or names, loaded by the front before it applies the other doors.
     pub environments: Vec<String>,
     /// Which options were set, and by which door last: for policy and messages.

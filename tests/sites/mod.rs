@@ -7,6 +7,7 @@
 mod attempts;
 mod battery;
 mod contracts;
+mod fronts;
 mod rows;
 
 use crate::scene::{Outcome, Scene, carrack};

@@ -38,7 +38,7 @@ fn link(path: &str, to: &str) -> Entry {
 }
 
 /// A small distribution: busybox, users, empty directories.
-fn busybox() -> Vec<Entry> {
+pub fn busybox() -> Vec<Entry> {
     let mut entries = vec![
         directory("etc", 0o755),
         directory("tmp", 0o1777),
@@ -78,7 +78,7 @@ fn scene_with(images: Vec<(&str, Vec<Entry>, Value)>) -> Scene {
     scene
 }
 
-fn add(scene: &Scene, name: &str, entries: Vec<Entry>, config: Value) {
+pub fn add(scene: &Scene, name: &str, entries: Vec<Entry>, config: Value) {
     let directory = scene.path("work").join(name);
     layout(entries, config).write(&directory);
     let source = format!("oci:{}", directory.display());

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::launch::contract::is_plain;
 use crate::launch::inside::InsidePath;
 use crate::launch::mounts::{MountSpec, parse_size};
+use crate::launch::ports;
 use crate::launch::request::{
     Dev, Entrypoint, EnvRule, Gpu, Home, IdChoice, Inherit, NetworkChoice, RootAccess, Tmp,
 };
@@ -458,6 +459,32 @@ pub static OPTIONS: &[OptionSpec] = &[
                     request.datasets.push(id);
                 }
             }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
+        name: "input",
+        variable: "CARRACK_INPUT",
+        key: "inputs",
+        shape: Shape::Value("PORT=VALUE"),
+        split: Split::Lines,
+        help: "Give an input port of a GEF image a path, an address, an identifier or a text",
+        set: |request, value| {
+            request.inputs.push(ports::parse(text(value)?)?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    OptionSpec {
+        name: "output",
+        variable: "CARRACK_OUTPUT",
+        key: "outputs",
+        shape: Shape::Value("PORT=DIR"),
+        split: Split::Lines,
+        help: "Give an output port of a GEF image a directory [default: outputs_JOB in the home]",
+        set: |request, value| {
+            request.outputs.push(ports::parse(text(value)?)?);
             Ok(())
         },
         ..PLAIN

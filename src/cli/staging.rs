@@ -1,0 +1,183 @@
+//! Values for the input ports of a GEF image, made files before anything starts: a path stays where it is, a text becomes
+//! a file of its own. Runs on the login node; on a compute node everything is a path already.
+
+use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
+use crate::jobs::assemble::Assembled;
+use crate::launch::ports::{Port, Service, assign};
+use carrack_slurm::script::InContainer;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+type Values = Vec<(String, String)>;
+
+/// The values with each made a `file:` of this machine.
+pub fn values(labels: &BTreeMap<String, String>, given: &Values) -> Result<Values> {
+    let Some(service) = Service::read(labels) else {
+        return Err(Error::usage("the image has no ports")
+            .cause("its labels have nothing that begins with `eudat.gef.service.`"));
+    };
+    let mut staged = Vec::new();
+    for (port, value) in assign(&service, given)? {
+        let file = one(port, value)
+            .map_err(|error| error.while_doing(format!("cannot use the input `{}`", port.id)))?;
+        staged.push((port.id.clone(), file));
+    }
+    Ok(staged)
+}
+
+/// The same for each step of a job that is about to be written.
+pub fn job(
+    assembled: &mut Assembled,
+    is_gef: &dyn Fn(&crate::launch::request::Request) -> bool,
+) -> Result<()> {
+    for (checked, step) in assembled.steps.iter().zip(&mut assembled.script.steps) {
+        let Some((pinned, options)) = &checked.container else {
+            continue;
+        };
+        let labels = pinned
+            .stored
+            .as_ref()
+            .map(|stored| &stored.record.config.labels);
+        let asked = &options.request.inputs;
+        let ports = labels.is_some_and(|labels| Service::read(labels).is_some());
+        if asked.is_empty() && !(ports && is_gef(&options.request)) {
+            continue;
+        }
+        let staged = values(labels.unwrap_or(&BTreeMap::new()), asked)?;
+        match &mut step.container {
+            InContainer::Own { options, .. } => rewrite(options, &staged),
+            InContainer::Same => rewrite(&mut assembled.script.container, &staged),
+            InContainer::No => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts the staged values in the place of those that were typed; both are in the order in which they were given.
+fn rewrite(flags: &mut [String], staged: &Values) {
+    let mut staged = staged.iter();
+    let mut is_value = false;
+    for flag in flags {
+        if is_value && let Some((port, value)) = staged.next() {
+            *flag = format!("{port}={}", value.replace('$', "$$"));
+            is_value = false;
+        } else {
+            is_value = flag == "--input";
+        }
+    }
+}
+
+fn one(port: &Port, value: &str) -> Result<String> {
+    if value.starts_with("file:/") {
+        return Ok(value.to_string());
+    }
+    if port.is_text() {
+        return text(port, value);
+    }
+    if value.starts_with("http://") || value.starts_with("https://") {
+        return Err(Error::usage(format!("`{value}` is not fetched"))
+            .cause("addresses are no inputs yet")
+            .hint("download it first, and give the path"));
+    }
+    let path = std::path::absolute(value).or_say(|| "cannot tell the current directory")?;
+    match path.metadata() {
+        Ok(meta) => {
+            let path = path
+                .to_str()
+                .ok_or_else(|| Error::usage(format!("`{value}` is not valid UTF-8")))?;
+            let slash = if meta.is_dir() { "/" } else { "" };
+            Ok(format!("file:{}{slash}", path.trim_end_matches('/')))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::usage(format!("there is no `{}`", path.display()))
+                .hint("an input is a file or a directory"))
+        }
+        Err(error) => Err(error).or_say(|| format!("cannot look at `{}`", path.display())),
+    }
+}
+
+/// A file with this text, in a directory that its digest names: equal texts are one file, and none is ever changed.
+fn text(port: &Port, value: &str) -> Result<String> {
+    let name = Path::new(&port.file_name);
+    let mut parts = name.components();
+    let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
+        return Err(Error::usage(format!(
+            "the image says no usable file name: `{}`",
+            port.file_name
+        ))
+        .cause("a port of the type `string` needs the label `filename`"));
+    };
+    let digest = Digest::of(format!("{}\n{value}", port.file_name).as_bytes()).hex();
+    let directory = inputs()?.join(digest);
+    let file = directory.join(name);
+    if std::fs::read(&file).is_ok_and(|known| known == value.as_bytes()) {
+        return Ok(format!("file:{}/", directory.display()));
+    }
+    let what = || format!("cannot write `{}`", file.display());
+    std::fs::create_dir_all(&directory).or_say(what)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(&directory).or_say(what)?;
+    std::io::Write::write_all(&mut temporary, value.as_bytes()).or_say(what)?;
+    temporary.persist(&file).or_say(what)?;
+    Ok(format!("file:{}/", directory.display()))
+}
+
+/// Beside the notes of submitted jobs, on the shared home.
+fn inputs() -> Result<PathBuf> {
+    let variable = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| Some(variable("HOME")?.join(".local/state")))
+        .ok_or_else(|| Error::usage("there is no home directory to keep inputs in"))?;
+    Ok(state.join("carrack/inputs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_replaced_in_order() {
+        let words = |line: &str| line.split(' ').map(str::to_string).collect::<Vec<_>>();
+        let mut flags = words("--bind --input --input 0=a --home --input 1=b");
+        let staged = vec![
+            ("input0".to_string(), "file:/a$".to_string()),
+            ("input1".to_string(), "file:/b/".to_string()),
+        ];
+        flags.remove(1);
+        rewrite(&mut flags, &staged);
+        assert_eq!(
+            flags,
+            words("--bind --input input0=file:/a$$ --home --input input1=file:/b/")
+        );
+    }
+
+    #[test]
+    fn paths_stay_where_they_are() {
+        let port = Port {
+            id: "input0".into(),
+            ..Port::default()
+        };
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().to_str().unwrap();
+        assert_eq!(one(&port, path).unwrap(), format!("file:{path}/"));
+        let file = format!("{path}/f");
+        std::fs::write(&file, "x").unwrap();
+        assert_eq!(one(&port, &file).unwrap(), format!("file:{file}"));
+        assert_eq!(one(&port, "file:/x").unwrap(), "file:/x");
+        for wrong in ["/no/such/path", "https://h/x"] {
+            assert!(one(&port, wrong).is_err(), "{wrong}");
+        }
+        for name in ["", "../x", "/x", "a/b", ".."] {
+            let port = Port {
+                kind: "string".into(),
+                file_name: name.into(),
+                ..Port::default()
+            };
+            let told = one(&port, "x").unwrap_err().to_string();
+            assert!(told.contains("no usable file name"), "{name}: {told}");
+        }
+    }
+}

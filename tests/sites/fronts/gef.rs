@@ -1,0 +1,126 @@
+//! Images with GEF's labels, run by their ports.
+
+use super::directories;
+use crate::need::need;
+use crate::scene::Scene;
+use crate::starting::{add, busybox};
+use serde_json::{Value, json};
+
+/// Copies both inputs, the second of which is a text.
+fn scene() -> Scene {
+    let scene = Scene::new();
+    let label = |key: &str| format!("eudat.gef.service.{key}");
+    let line = "cp -r /root/in/. /root/out/; cp /root/word/text.txt /root/out/; touch /root/in/x; cat /root/word/text.txt";
+    add(
+        &scene,
+        "clone",
+        busybox(),
+        json!({
+            "Env": ["PATH=/bin"],
+            "Cmd": ["sh", "-c", line],
+            "Labels": {
+                label("name"): "Test Clone",
+                label("version"): "0.1",
+                label("input.1.name"): "data",
+                label("input.1.path"): "/root/in",
+                label("input.4.path"): "/root/word",
+                label("input.4.type"): "string",
+                label("input.4.filename"): "text.txt",
+                label("input.5.name"): "no path",
+                label("output.1.name"): "copy",
+                label("output.1.path"): "/root/out",
+                label("surprise"): "x",
+            },
+        }),
+    );
+    scene.write("work/set/a", "a file\n");
+    scene
+}
+
+#[test]
+fn g1_labels_are_shown_as_a_service() {
+    let scene = scene();
+    let shown = scene.run(["inspect", "--gef", "--json", "clone"]);
+    assert!(shown.err.contains("eudat.gef.service.surprise"), "{shown}");
+    let shown: Value = serde_json::from_str(&shown.ok().out).unwrap();
+    let service = &shown["Service"];
+    assert_eq!(service["Name"], "Test Clone");
+    assert_eq!(service["Input"].as_array().unwrap().len(), 2);
+    assert_eq!(service["Input"][1]["ID"], "input1");
+    assert_eq!(service["Input"][1]["FileName"], "text.txt");
+    assert_eq!(service["Output"][0]["Path"], "/root/out");
+    add(&scene, "plain", busybox(), json!({}));
+    scene
+        .run(["inspect", "--gef", "plain"])
+        .fails(125, &["no service of GEF"]);
+}
+
+#[test]
+fn g2_g3_g4_g7_an_image_runs_by_its_ports() {
+    need!(Userns, Fuse);
+    let scene = scene();
+    let mut command = scene.command([
+        "run",
+        "--profile",
+        "gef",
+        "--input",
+        "data=set",
+        "--input",
+        "1=some words $HOME",
+        "--output",
+        "copy=out",
+        "clone",
+    ]);
+    command.env("CARRACK_JOB", "17");
+    let ran = scene.finish(command, b"");
+    assert_eq!(ran.out, "some words $HOME", "{ran}");
+    assert!(ran.err.contains("Read-only file system"), "{ran}");
+    let out = |name: &str| std::fs::read_to_string(scene.path("work/out").join(name)).unwrap();
+    assert_eq!(out("a"), "a file\n");
+    assert_eq!(out("text.txt"), "some words $HOME");
+    assert!(directories(&scene, "outputs_").is_empty());
+}
+
+#[test]
+fn g2_what_does_not_fit_is_told_at_the_desk() {
+    let scene = scene();
+    let gef = ["submit", "--local", "--profile", "gef"];
+    for (words, told) in [
+        (
+            &["clone"][..],
+            &["Input source number mismatch", "input0 (data), input1"][..],
+        ),
+        (
+            &["--input", "0=set", "clone"],
+            &["Input source number mismatch"],
+        ),
+        (
+            &["--input", "0=set", "--input", "9=x", "clone"],
+            &["no input `9`"],
+        ),
+        (
+            &["--input", "0=nowhere", "--input", "1=x", "clone"],
+            &["nowhere"],
+        ),
+    ] {
+        let words = [&gef[..], words].concat();
+        let refused = scene.run(&words);
+        assert_ne!(refused.code, 0, "{refused}");
+        for word in told {
+            assert!(refused.err.contains(word), "{word}: {refused}");
+        }
+    }
+    let dry = scene.run(
+        [
+            &gef[..],
+            &["--dry-run", "--input=0=set", "--input=1=a$b", "clone"],
+        ]
+        .concat(),
+    );
+    assert!(
+        dry.ok()
+            .out
+            .contains("--input input0=file:$SCENE/work/set/"),
+        "{dry}"
+    );
+}
