@@ -1,25 +1,37 @@
 //! Values for the input ports of a GEF image, made files before anything starts: a path stays where it is, a text becomes
-//! a file of its own. Runs on the login node; on a compute node everything is a path already.
+//! a file of its own, an address is fetched. Runs on the login node; on a compute node everything is a path already.
 
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
+use crate::image::source::SourceSettings;
+use crate::image::source::registry::download::download;
 use crate::jobs::assemble::Assembled;
 use crate::launch::ports::{Port, Service, assign};
 use carrack_slurm::script::InContainer;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+
+/// More than a login node should be asked to fetch.
+const LARGEST: u64 = 100 << 30;
 
 type Values = Vec<(String, String)>;
 
 /// The values with each made a `file:` of this machine.
-pub fn values(labels: &BTreeMap<String, String>, given: &Values) -> Result<Values> {
+///
+/// Without `sources` nothing is fetched: a process that is to enter a capsule cannot start the network's threads.
+pub fn values(
+    labels: &BTreeMap<String, String>,
+    given: &Values,
+    sources: Option<&SourceSettings>,
+) -> Result<Values> {
     let Some(service) = Service::read(labels) else {
         return Err(Error::usage("the image has no ports")
             .cause("its labels have nothing that begins with `eudat.gef.service.`"));
     };
     let mut staged = Vec::new();
     for (port, value) in assign(&service, given)? {
-        let file = one(port, value)
+        let file = one(port, value, sources)
             .map_err(|error| error.while_doing(format!("cannot use the input `{}`", port.id)))?;
         staged.push((port.id.clone(), file));
     }
@@ -30,6 +42,7 @@ pub fn values(labels: &BTreeMap<String, String>, given: &Values) -> Result<Value
 pub fn job(
     assembled: &mut Assembled,
     is_gef: &dyn Fn(&crate::launch::request::Request) -> bool,
+    sources: &dyn Fn() -> Result<SourceSettings>,
 ) -> Result<()> {
     for (checked, step) in assembled.steps.iter().zip(&mut assembled.script.steps) {
         let Some((pinned, options)) = &checked.container else {
@@ -44,7 +57,8 @@ pub fn job(
         if asked.is_empty() && !(ports && is_gef(&options.request)) {
             continue;
         }
-        let staged = values(labels.unwrap_or(&BTreeMap::new()), asked)?;
+        let sources = sources()?;
+        let staged = values(labels.unwrap_or(&BTreeMap::new()), asked, Some(&sources))?;
         match &mut step.container {
             InContainer::Own { options, .. } => rewrite(options, &staged),
             InContainer::Same => rewrite(&mut assembled.script.container, &staged),
@@ -68,17 +82,20 @@ fn rewrite(flags: &mut [String], staged: &Values) {
     }
 }
 
-fn one(port: &Port, value: &str) -> Result<String> {
+fn one(port: &Port, value: &str, sources: Option<&SourceSettings>) -> Result<String> {
     if value.starts_with("file:/") {
         return Ok(value.to_string());
     }
     if port.is_text() {
         return text(port, value);
     }
-    if value.starts_with("http://") || value.starts_with("https://") {
-        return Err(Error::usage(format!("`{value}` is not fetched"))
-            .cause("addresses are no inputs yet")
-            .hint("download it first, and give the path"));
+    if let Some(address) = address(value) {
+        return match sources {
+            Some(sources) => fetch(&address, sources),
+            None => Err(Error::usage(format!("`{value}` is not fetched here"))
+                .cause("addresses and PIDs are fetched before a job is made")
+                .hint("`carrack submit` fetches them; with `--local` it runs on this machine")),
+        };
     }
     let path = std::path::absolute(value).or_say(|| "cannot tell the current directory")?;
     match path.metadata() {
@@ -95,6 +112,57 @@ fn one(port: &Port, value: &str) -> Result<String> {
         }
         Err(error) => Err(error).or_say(|| format!("cannot look at `{}`", path.display())),
     }
+}
+
+/// Where a value is to be fetched, if it is not a path: an address, or a PID (`11304/…`) through the handle system.
+fn address(value: &str) -> Option<String> {
+    let proxy = || {
+        let own = std::env::var("CARRACK_HANDLE_PROXY").unwrap_or_default();
+        match own.trim_end_matches('/') {
+            "" => "https://hdl.handle.net".to_string(),
+            own => own.to_string(),
+        }
+    };
+    let handle = ["http://hdl.handle.net/", "https://hdl.handle.net/"];
+    if let Some(pid) = handle.iter().find_map(|known| value.strip_prefix(known)) {
+        return Some(format!("{}/{pid}", proxy()));
+    }
+    if value.starts_with("http://") || value.starts_with("https://") {
+        return Some(value.to_string());
+    }
+    let (prefix, suffix) = value.split_once('/')?;
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_pid = prefix.split('.').all(number) && !suffix.is_empty() && !Path::new(value).exists();
+    is_pid.then(|| format!("{}/{value}", proxy()))
+}
+
+/// The file of an address, in a directory that the digest of its content names.
+fn fetch(address: &str, sources: &SourceSettings) -> Result<String> {
+    let place = inputs()?;
+    let what = || format!("cannot keep what `{address}` gives");
+    std::fs::create_dir_all(&place).or_say(what)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(&place).or_say(what)?;
+    let done = download(address, temporary.as_file_mut(), LARGEST, sources)?;
+    let mut hasher = Sha256::new();
+    let mut file = temporary.reopen().or_say(what)?;
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        let count = std::io::Read::read(&mut file, &mut bytes).or_say(what)?;
+        match bytes.get(..count).filter(|read| !read.is_empty()) {
+            Some(read) => hasher.update(read),
+            None => break,
+        }
+    }
+    let digest = Digest::from_bytes(hasher.finalize().into());
+    let directory = place.join(digest.hex());
+    std::fs::create_dir_all(&directory).or_say(what)?;
+    temporary.persist(directory.join(&done.name)).or_say(what)?;
+    tracing::info!(
+        "fetched `{address}`: {}, {} bytes, {digest}",
+        done.name,
+        done.size
+    );
+    Ok(format!("file:{}/", directory.display()))
 }
 
 /// A file with this text, in a directory that its digest names: equal texts are one file, and none is ever changed.
@@ -155,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_an_address() {
+        let proxy = "https://hdl.handle.net";
+        for (value, expected) in [
+            ("https://h/x", Some("https://h/x".to_string())),
+            ("11304/abc-1", Some(format!("{proxy}/11304/abc-1"))),
+            ("10.1234/abc/d", Some(format!("{proxy}/10.1234/abc/d"))),
+            (
+                "http://hdl.handle.net/11304/x",
+                Some(format!("{proxy}/11304/x")),
+            ),
+            ("data/x", None),
+            ("/11304/x", None),
+            ("11304/", None),
+            ("11304", None),
+            ("1.x/y", None),
+        ] {
+            assert_eq!(address(value), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn paths_stay_where_they_are() {
         let port = Port {
             id: "input0".into(),
@@ -162,13 +251,13 @@ mod tests {
         };
         let place = tempfile::tempdir().unwrap();
         let path = place.path().to_str().unwrap();
-        assert_eq!(one(&port, path).unwrap(), format!("file:{path}/"));
+        assert_eq!(one(&port, path, None).unwrap(), format!("file:{path}/"));
         let file = format!("{path}/f");
         std::fs::write(&file, "x").unwrap();
-        assert_eq!(one(&port, &file).unwrap(), format!("file:{file}"));
-        assert_eq!(one(&port, "file:/x").unwrap(), "file:/x");
+        assert_eq!(one(&port, &file, None).unwrap(), format!("file:{file}"));
+        assert_eq!(one(&port, "file:/x", None).unwrap(), "file:/x");
         for wrong in ["/no/such/path", "https://h/x"] {
-            assert!(one(&port, wrong).is_err(), "{wrong}");
+            assert!(one(&port, wrong, None).is_err(), "{wrong}");
         }
         for name in ["", "../x", "/x", "a/b", ".."] {
             let port = Port {
@@ -176,7 +265,7 @@ mod tests {
                 file_name: name.into(),
                 ..Port::default()
             };
-            let told = one(&port, "x").unwrap_err().to_string();
+            let told = one(&port, "x", None).unwrap_err().to_string();
             assert!(told.contains("no usable file name"), "{name}: {told}");
         }
     }

@@ -142,7 +142,7 @@ fn prepare(
         remember(kept, name)?;
     }
     if !request.inputs.is_empty() {
-        request.inputs = staging::values(&found.record.config.labels, &request.inputs)?;
+        request.inputs = staging::values(&found.record.config.labels, &request.inputs, None)?;
     }
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;

@@ -130,10 +130,14 @@ impl Desk {
         let mut assembled = assemble(&source, words, &mut |image| self.bring(image))?;
         assembled.script.environment.splice(0..0, environment);
         policy::check_job(&mut assembled, &self.settings.config)?;
-        staging::job(&mut assembled, &|request| {
-            let profile = Profile::choose(&self.settings.config, request);
-            profile.is_ok_and(|profile| profile.follows("gef"))
-        })?;
+        staging::job(
+            &mut assembled,
+            &|request| {
+                let profile = Profile::choose(&self.settings.config, request);
+                profile.is_ok_and(|profile| profile.follows("gef"))
+            },
+            &|| source_settings(&self.settings.config, self.store.temporary()),
+        )?;
         Ok(assembled)
     }
 

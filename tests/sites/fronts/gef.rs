@@ -124,3 +124,64 @@ fn g2_what_does_not_fit_is_told_at_the_desk() {
         "{dry}"
     );
 }
+
+#[test]
+fn g5_g6_addresses_and_identifiers_are_fetched_at_the_desk() {
+    use std::io::{BufRead, BufReader, Write};
+    let mut scene = scene();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines();
+            let first = lines.next().unwrap().unwrap();
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            // The handle leads to the file.
+            let answer = match first.contains("11304") {
+                true => {
+                    "302 Found\r\nlocation: /deep/set.nc\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                }
+                false => "200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndata",
+            };
+            let _ = write!(&stream, "HTTP/1.1 {answer}");
+        }
+    });
+    scene.env("CARRACK_HANDLE_PROXY", &address);
+    // printf data | sha256sum
+    let digest = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7";
+    for value in [&*format!("{address}/a/set.nc"), "11304/x-1"] {
+        let input = format!("--input=data={value}");
+        let dry = scene.run([
+            "submit",
+            "--local",
+            "--profile",
+            "gef",
+            "--dry-run",
+            &input,
+            "--input=1=t",
+            "clone",
+        ]);
+        let file = format!("home/.local/state/carrack/inputs/{digest}");
+        assert!(
+            dry.ok()
+                .out
+                .contains(&format!("input0=file:$SCENE/{file}/")),
+            "{dry}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(scene.path(file).join("set.nc")).unwrap(),
+            "data"
+        );
+    }
+    scene
+        .run([
+            "submit",
+            "--local",
+            "--profile",
+            "gef",
+            "--input=0=http://data.site/x",
+            "--input=1=t",
+            "clone",
+        ])
+        .fails(2, &["plain http", "registries.insecure"]);
+}

@@ -7,6 +7,7 @@ mod address;
 mod auth;
 mod blob;
 mod client;
+pub mod download;
 pub mod failure;
 mod route;
 mod tls;
