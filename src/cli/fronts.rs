@@ -90,7 +90,7 @@ fn wait_for(words: Vec<String>) -> Result<ExitCode> {
     words.local |= !crate::jobs::queue::is_there();
     let job = match once(&words)? {
         Done::Submitted(job) => *job,
-        Done::Ran(code) => return Ok(ExitCode::from(code)),
+        Done::Ran(_, code) => return Ok(ExitCode::from(code)),
         Done::Dry => return Ok(ExitCode::SUCCESS),
     };
     eprintln!("job {} {} was submitted", job.id, job.name);

@@ -101,7 +101,9 @@ fn c1_c2_c3_c5_c6_c15_ces_run_with_its_files() {
     let listed: serde_json::Value = serde_json::from_str(&listed.ok().out).unwrap();
     assert_eq!(listed["volumeContent"][0]["name"], "copy");
     assert_eq!(listed["volumeContent"][0]["isFolder"], false);
-    scene.run(["outputs", &record, "copy"]).is(0, "from the project\n", "");
+    scene
+        .run(["outputs", &record, "copy"])
+        .is(0, "from the project\n", "");
     scene
         .run(["outputs", &record, "../../settings.toml"])
         .fails(2, &["no output"]);
