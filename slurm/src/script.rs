@@ -37,6 +37,8 @@ pub struct Script {
     pub steps: Vec<ScriptStep>,
     /// Whether the launcher makes directories for the job that go when it ends.
     pub cleans_up: bool,
+    /// Options for the record: under which rules the job runs.
+    pub contract: Vec<String>,
     /// Whether jobs of an array run it.
     pub array: bool,
     pub runs_on: RunsOn,
@@ -355,9 +357,14 @@ impl Script {
             true => String::new(),
             false => format!(" --local local-$$ {}", word(&self.name)),
         };
+        let contract: String = self
+            .contract
+            .iter()
+            .map(|w| format!(" {}", word(w)))
+            .collect();
         writeln!(
             out,
-            "carrack record start \"$record\" --script \"$0\"{image}{inputs}{outputs}{local}"
+            "carrack record start \"$record\" --script \"$0\"{image}{inputs}{outputs}{contract}{local}"
         )?;
         if self.every_node() {
             out.push_str(START_KEEPER);

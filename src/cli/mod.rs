@@ -16,6 +16,7 @@ pub mod export;
 mod fronts;
 pub mod gc;
 mod gef;
+mod hooks;
 pub mod images;
 pub mod import;
 pub mod inspect;

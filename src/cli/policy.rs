@@ -5,7 +5,7 @@
 
 use crate::config::{Access, Config, Settings};
 use crate::error::{Error, Result};
-use crate::jobs::assemble::Assembled;
+use crate::jobs::assemble::{Assembled, Contract};
 use crate::launch::contract::Words;
 use crate::launch::options::{OPTIONS, apply};
 use crate::launch::probe;
@@ -103,6 +103,7 @@ pub fn check_profiles(settings: &Settings) -> Result<()> {
 pub fn check_job(assembled: &mut Assembled, config: &Config) -> Result<()> {
     may(Deed::Run, &config.access)?;
     let mut cleans_up = false;
+    let mut contract = Contract::default();
     let mut defaults: Option<Profile> = None;
     for step in &assembled.steps {
         let Some((_, options)) = &step.container else {
@@ -128,12 +129,35 @@ pub fn check_job(assembled: &mut Assembled, config: &Config) -> Result<()> {
         let made = crate::launch::contract::mounts(&request, &profile, &facts)?;
         datasets(&made, &request)?;
         cleans_up |= profile.scratch.is_some();
+        if contract.profile.is_empty() {
+            contract.profile.clone_from(&profile.name);
+        }
+        if let Some(project) = facts.project {
+            contract.project = project.name;
+        }
+        for id in &request.datasets {
+            if !contract.datasets.contains(id) {
+                contract.datasets.push(id.clone());
+            }
+        }
         defaults.get_or_insert(profile);
     }
     if let Some(profile) = defaults {
         job_options(assembled, &profile)?;
     }
     assembled.script.cleans_up = cleans_up;
+    // The default needs no mention.
+    let asked = contract.profile != Config::default().launch.profile;
+    let mut words = Vec::new();
+    if asked && !contract.profile.is_empty() {
+        words.push(format!("--profile={}", contract.profile));
+    }
+    if !contract.project.is_empty() {
+        words.push(format!("--project={}", contract.project));
+    }
+    words.extend(contract.datasets.iter().map(|id| format!("--dataset={id}")));
+    assembled.script.contract = words;
+    assembled.contract = contract;
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! `carrack record`: the provenance of runs. Scripts write it; people and programs read it.
 
+mod site;
+
 use super::{Common, output};
 use crate::error::{Error, Result};
 use crate::image::manifest::platform_text;
 use crate::image::pull::host_platform;
-use crate::jobs::files;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::Phase;
 use crate::jobs::run_record::{self, Image, RunRecord, Script, hex};
@@ -50,6 +51,32 @@ enum Verb {
         /// The number and the name of a job that Slurm does not know
         #[arg(long, num_args = 2, allow_hyphen_values = true)]
         local: Vec<String>,
+        #[arg(long, default_value = "")]
+        profile: String,
+        #[arg(long, default_value = "")]
+        project: String,
+        #[arg(long)]
+        dataset: Vec<String>,
+    },
+    /// List the site's records, newest last, each checked
+    List {
+        /// The site's directory [default: `records.directory`]
+        directory: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a record, as `carrack record JOB` does
+    Show {
+        job: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a record of the site: whole, and written by the user whose job it is
+    Verify {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// Add a step (called by job scripts)
     #[command(hide = true)]
@@ -84,16 +111,29 @@ pub fn run(args: Args) -> Result<ExitCode> {
             input,
             output,
             local,
+            profile,
+            project,
+            dataset,
         }) => {
             let mut record = start(&args.common, image.as_deref(), script.as_deref(), input);
             record.outputs.clone_from(output);
+            record.profile.clone_from(profile);
+            record.project.clone_from(project);
+            record.datasets.clone_from(dataset);
             if let [id, name] = local.as_slice() {
                 record.job.id.clone_from(id);
                 record.job.name.clone_from(name);
             }
             record.write(file)?;
-            keep_for_site(&args.common, &record, "start");
+            site::tell(&args.common, "start", &record);
         }
+        Some(Verb::List { directory, json }) => {
+            site::list(&args.common, directory.as_deref(), *json)?;
+        }
+        Some(Verb::Show { job, json }) => {
+            return show(Some(job), *json, None);
+        }
+        Some(Verb::Verify { files }) => site::verify(files)?,
         Some(Verb::Step {
             file,
             name,
@@ -109,9 +149,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         Some(Verb::Finish { file, code, kept }) => {
             let record = finish(file, *code, kept)?;
-            keep_for_site(&args.common, &record, "end");
+            site::tell(&args.common, "end", &record);
         }
-        None => return show(&args),
+        None => return show(args.job.as_ref(), args.json, args.ro_crate.as_deref()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,25 +188,6 @@ fn start(
         ask_slurm(&mut record, &variable);
     }
     record
-}
-
-/// A copy in the site's directory, where the user can add but not change. A job does not fail for want of it: what must
-/// be kept in any case, the site's own epilog keeps.
-fn keep_for_site(common: &Common, record: &RunRecord, moment: &str) {
-    let directory = common
-        .settings()
-        .ok()
-        .and_then(|settings| settings.config.records.directory);
-    let Some(directory) = directory else { return };
-    let job = record.job.array.as_deref().unwrap_or(&record.job.id);
-    let name = format!(
-        "{}-{}-{job}-{}-{moment}.json",
-        record.job.cluster, record.job.user, record.job.restarts
-    );
-    let path = Path::new(&directory).join(carrack_slurm::script::file_name(&name));
-    if let Err(error) = files::add_json(&path, record) {
-        tracing::warn!("{error}");
-    }
 }
 
 /// What only Slurm's commands tell; a node without them has a shorter record.
@@ -235,8 +256,8 @@ fn finish(file: &Path, code: i32, kept: &str) -> Result<RunRecord> {
     Ok(record)
 }
 
-fn show(args: &Args) -> Result<ExitCode> {
-    let Some(word) = &args.job else {
+fn show(job: Option<&String>, json: bool, ro_crate: Option<&Path>) -> Result<ExitCode> {
+    let Some(word) = job else {
         return Err(
             Error::usage("no job was named").hint("usage: carrack record JOB|FILE [--json]")
         );
@@ -247,13 +268,13 @@ fn show(args: &Args) -> Result<ExitCode> {
         // Others may look at a record that they cannot write.
         let _ = record.write(&path);
     }
-    if let Some(directory) = &args.ro_crate {
+    if let Some(directory) = ro_crate {
         crate_export::export(&record, &path, script.as_deref(), directory)?;
         output::print(&format!(
             "{}\n",
             directory.join(crate_export::METADATA).display()
         ))?;
-    } else if args.json {
+    } else if json {
         output::print_json(&record)?;
     } else {
         output::print(&text(&record, &path))?;
@@ -350,6 +371,9 @@ fn text(record: &RunRecord, path: &Path) -> String {
             ),
         );
     }
+    line("profile", &record.profile);
+    line("project", &record.project);
+    line("datasets", &record.datasets.join(" "));
     line("kept", &record.kept);
     line("directory", &record.output_directory);
     line("record", &path.display().to_string());

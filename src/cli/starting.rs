@@ -5,7 +5,7 @@
 
 use super::aids::{Aids, remember};
 use super::policy::{Deed, may};
-use super::{LaunchCommon, looked_up, output, staging};
+use super::{LaunchCommon, hooks, looked_up, output, staging};
 use crate::cli::launching::LaunchArgs;
 use crate::config::Settings;
 use crate::config::nearest;
@@ -150,7 +150,12 @@ fn prepare(
     if injection.wanted {
         facts.mpi = probe::host_mpi(&found.record.contents, &injection, &facts);
     }
-    plan(&found, &request, config, &facts)
+    let plan = plan(&found, &request, config, &facts)?;
+    if !dry_run {
+        let project = facts.project.as_ref().map(|project| project.name.as_str());
+        hooks::start(&settings, &request, &profile, &found, project)?;
+    }
+    Ok(plan)
 }
 
 /// In a step of many nodes it matters which one lacks the image.

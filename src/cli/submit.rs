@@ -2,7 +2,7 @@
 
 use super::progress::Watch;
 use super::script::LongCommon;
-use super::{Common, output, policy, staging};
+use super::{Common, hooks, output, policy, staging};
 use crate::config::Settings;
 use crate::elf::Version;
 use crate::error::{Context, Error, Result, printable};
@@ -303,6 +303,7 @@ impl Desk {
             output::print(&assembled.script.render())?;
             return Ok(Done::Dry);
         }
+        hooks::submit(&self.settings, &assembled).inspect_err(|_| journal.forget(&script))?;
         if words.local {
             warn_of_tasks(&assembled);
             let submission =

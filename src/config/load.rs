@@ -58,6 +58,17 @@ pub fn load(options: Vec<Given>, projects: &dyn Fn(&Projects) -> Vec<String>) ->
     lay(&sources)
 }
 
+/// Who may have written what a setting names: the same who may have written the setting.
+pub fn owner_of(origin: &Origin) -> Owner {
+    let Origin::SiteFile { path, .. } = origin else {
+        return Owner::RootOr(rustix::process::geteuid().as_raw());
+    };
+    let mut files = site_files().into_iter();
+    files
+        .find(|file| file.path == Path::new(path))
+        .map_or(Owner::Root, |file| file.owner)
+}
+
 fn is_roots(path: &Path) -> bool {
     trusted::read(path, Owner::Root).is_ok()
 }

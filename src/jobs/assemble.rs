@@ -51,6 +51,14 @@ pub struct CheckedStep {
     pub container: Option<(Pinned, Options)>,
 }
 
+/// Under which rules, and for what data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contract {
+    pub profile: String,
+    pub project: String,
+    pub datasets: Vec<String>,
+}
+
 /// A job that is ready to be written.
 #[derive(Clone, Debug)]
 pub struct Assembled {
@@ -58,6 +66,7 @@ pub struct Assembled {
     pub script: Script,
     pub steps: Vec<CheckedStep>,
     pub images: Vec<Pinned>,
+    pub contract: Contract,
     /// The job file's name in messages.
     pub label: String,
 }
@@ -196,6 +205,7 @@ pub fn assemble(
         environment: job.environment.clone(),
         container: whole.flags,
         cleans_up: false,
+        contract: Vec::new(),
         stages: job.stages.clone(),
         steps,
         array,
@@ -211,6 +221,7 @@ pub fn assemble(
         script,
         steps: checked,
         images,
+        contract: Contract::default(),
         label,
     })
 }

@@ -22,6 +22,13 @@ pub struct RunRecord {
     pub schema: u32,
     pub job: Job,
     pub image: Option<Image>,
+    /// Under which rules it ran, and for what data; empty where the site has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub profile: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub project: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
     pub script: Script,
     /// What was there to read when the job started.
     pub inputs: Vec<Input>,

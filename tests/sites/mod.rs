@@ -8,6 +8,7 @@ mod attempts;
 mod battery;
 mod contracts;
 mod fronts;
+mod hooks;
 mod rows;
 
 use crate::scene::{Outcome, Scene, carrack};
