@@ -7,11 +7,12 @@ use super::aids::{Aids, remember};
 use super::policy::{Deed, may};
 use super::{LaunchCommon, hooks, looked_up, output, staging};
 use crate::cli::launching::LaunchArgs;
-use crate::config::Settings;
-use crate::config::nearest;
+use crate::config::{Require, Settings, nearest};
 use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
+use crate::image::signature;
 use crate::image::store::{Store, Stored, named};
 use crate::launch::bundle;
 use crate::launch::capsule::{Entered, Host};
@@ -168,6 +169,34 @@ fn on_this_node(error: Error) -> Error {
 
 /// The image that a word names: in the store, a file or a directory where it lies, or pulled now where that is allowed.
 pub fn find(
+    name: &str,
+    settings: &Settings,
+    common: &LaunchCommon,
+    dry_run: bool,
+) -> Result<Found> {
+    let found = look_for(name, settings, common, dry_run)?;
+    let trust = &settings.config.trust;
+    if trust.require == Require::Nothing {
+        return Ok(found);
+    }
+    // Also what a user pulled before the site asked for signatures, or put into his store himself.
+    let unsigned = || {
+        Error::usage(format!("the image `{name}` carries no signature"))
+            .cause("the site requires one (`trust.require`)")
+            .hint("pull the image from its registry")
+    };
+    match &found.image {
+        Image::Squashfs { path, .. } if !is_path(name) => {
+            let digest = found.record.manifest_digest.parse::<Digest>();
+            let digest = digest.map_err(|_| unsigned())?;
+            signature::check_stored(trust, path, &digest)?;
+            Ok(found)
+        }
+        _ => Err(unsigned()),
+    }
+}
+
+fn look_for(
     name: &str,
     settings: &Settings,
     common: &LaunchCommon,

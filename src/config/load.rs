@@ -55,7 +55,22 @@ pub fn load(options: Vec<Given>, projects: &dyn Fn(&Projects) -> Vec<String>) ->
     // An option hides its variable, also one that the site would refuse.
     sources.given = variables.filter(|one| !options_set(one.key)).collect();
     sources.given.extend(options);
-    lay(&sources)
+    let mut settings = lay(&sources)?;
+    read_keys(&mut settings)?;
+    Ok(settings)
+}
+
+/// Puts the texts of keys in place of their files, which must be as trustworthy as the setting that names them.
+fn read_keys(settings: &mut Settings) -> Result<()> {
+    let owner = owner_of(settings.origin("trust.keys"));
+    for key in &mut settings.config.trust.keys {
+        if key.starts_with('/') {
+            let file = trusted::read(Path::new(key), owner)?;
+            let missing = || Error::usage(format!("cannot find the key `{key}` of `trust.keys`"));
+            *key = file.ok_or_else(missing)?.text;
+        }
+    }
+    Ok(())
 }
 
 /// Who may have written what a setting names: the same who may have written the setting.

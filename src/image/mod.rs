@@ -16,6 +16,7 @@ pub mod progress;
 pub mod pull;
 pub mod reference;
 pub mod save;
+pub mod signature;
 pub mod source;
 pub mod store;
 pub mod tree;

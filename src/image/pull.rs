@@ -9,7 +9,7 @@ use crate::image::progress::Progress;
 use crate::image::reference::Reference;
 use crate::image::source::{self, Resolved, Source, SourceSettings};
 use crate::image::store::{Begin, Entry, Incoming, Store, Stored, advise, now_text, space, who};
-use crate::image::{adopt, store};
+use crate::image::{adopt, signature, store};
 use crate::record::{ImageRecord, Layer, Platform, SCHEMA, Tool};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -237,6 +237,11 @@ impl Job<'_> {
         let Some(stored) = self.store.get(&entry.digest).ok().flatten() else {
             return Ok(None);
         };
+        // One whose signatures were never asked for is looked at again.
+        let trust = &self.config.trust;
+        if signature::check_stored(trust, &stored.path, &stored.digest).is_err() {
+            return Ok(None);
+        }
         // A digest names the same for ever.
         let pinned = self
             .reference
@@ -292,8 +297,19 @@ impl Job<'_> {
             layers: image.layers.clone(),
             warnings,
         };
+        let trust = &self.config.trust;
+        let proof = signature::wanted(trust, &image.digest.to_string())
+            .then(|| signature::fetch(&**source, &image.digest, image.remote.as_ref(), trust))
+            .transpose()?;
+        let keep = |stored: &Stored| match &proof {
+            Some(proof) if !self.options.dry_run => {
+                signature::keep(&stored.path, &image.digest, proof)
+            }
+            _ => Ok(()),
+        };
         // A damaged one is replaced.
         if let Some(stored) = self.store.get(&image.digest).ok().flatten() {
+            keep(&stored)?;
             self.name(&stored, image.remote)?;
             return Ok(done(Some(stored), How::Present, Vec::new()));
         }
@@ -312,6 +328,7 @@ impl Job<'_> {
                 (incoming.publish(&record)?, How::Converted, warnings)
             }
         };
+        keep(&stored)?;
         self.name(&stored, image.remote)?;
         self.store.trim_packs();
         Ok(done(Some(stored), how, warnings))
@@ -406,6 +423,13 @@ impl Job<'_> {
             self.names = vec![name];
         }
         let digest = known.digest;
+        if signature::wanted(&self.config.trust, &digest.to_string()) {
+            return Err(
+                Error::usage(format!("`{}` carries no signature", self.reference))
+                    .cause("the site requires one (`trust.require`)")
+                    .hint("pull the image from its registry"),
+            );
+        }
         let done = |stored: Option<Stored>, how| Pulled {
             digest,
             stored,
@@ -576,25 +600,4 @@ pub fn in_place(reference: &Reference, settings: &SourceSettings) -> Result<stor
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms() {
-        for (text, want) in [
-            ("linux/amd64", Some("linux/amd64")),
-            ("arm64", Some("linux/arm64")),
-            ("x86_64", Some("linux/amd64")),
-            ("linux/arm/v6", Some("linux/arm/v6")),
-            ("", None),
-            ("linux/", None),
-            ("a/b/c/d", None),
-            ("linux/../x", None),
-        ] {
-            let got = parse_platform(text)
-                .ok()
-                .map(|platform| manifest::platform_text(&platform));
-            assert_eq!(got.as_deref(), want, "{text}");
-        }
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::Config;
 use crate::image::reference::Reference;
+use crate::image::signature::Signature;
 use crate::record::Platform;
 use directory::Directory;
 use docker_archive::DockerArchive;
@@ -41,6 +42,16 @@ pub trait Source: Send + Sync {
 
     /// Opens the stored bytes of one layer from the start. They are not verified here.
     fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + Send>>;
+
+    /// Signatures over a manifest; a source that is no registry has none.
+    fn signatures(&self, _digest: &Digest) -> Result<Vec<Signature>> {
+        Ok(Vec::new())
+    }
+
+    /// The bytes of a manifest or an index.
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>> {
+        Err(Error::new(format!("there is no manifest `{digest}` here")))
+    }
 
     /// What the reference points at now, asked as cheaply as the source can; `None` when only `resolve` can tell. Equal
     /// to an earlier `reference_digest` means that nothing changed.

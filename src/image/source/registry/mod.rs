@@ -10,6 +10,7 @@ mod client;
 pub mod download;
 pub mod failure;
 mod route;
+mod signatures;
 mod tls;
 mod wait;
 
@@ -21,6 +22,7 @@ use crate::image::credentials::Credential;
 use crate::image::digest::Digest;
 use crate::image::manifest;
 use crate::image::reference::Name;
+use crate::image::signature::Signature;
 use crate::record::Platform;
 use client::{Client, Request};
 use failure::Failure;
@@ -186,6 +188,14 @@ impl Source for Registry {
             self.in_order(),
             layer,
         )))
+    }
+
+    fn signatures(&self, digest: &Digest) -> Result<Vec<Signature>> {
+        self.signatures_of(digest)
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.manifest_bytes(digest)
     }
 
     fn current(&self) -> Result<Option<Digest>> {

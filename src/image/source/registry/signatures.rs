@@ -1,0 +1,131 @@
+//! Signatures that lie beside an image in its repository: found through the referrers API, else by cosign's tag.
+
+use super::{Registry, Request, get_manifest, pull_scope, whole};
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::image::manifest;
+use crate::image::signature::{MAX_BYTES, Signature};
+use crate::image::source::registry::failure::Failure;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// More is no image that somebody signed, but somebody who wants to keep us busy.
+const MAX_SIGNATURES: usize = 64;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Document {
+    manifests: Vec<Descriptor>,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    artifact_type: String,
+    digest: String,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Registry {
+    /// All signatures over a manifest, not verified.
+    pub fn signatures_of(&self, digest: &Digest) -> Result<Vec<Signature>> {
+        let what = format!("cannot look for signatures of `{}`", self.name);
+        let mut manifests = self.referrers(&what, digest)?;
+        manifests.push(format!("sha256-{}.sig", digest.hex()));
+        let mut found = Vec::new();
+        for version in manifests {
+            let Some(document) = self.small_manifest(&what, &version)? else {
+                continue;
+            };
+            for layer in document.layers {
+                let Some(signature) = layer.annotations.get(SIGNATURE) else {
+                    continue;
+                };
+                if layer.media_type != SIMPLE_SIGNING || found.len() >= MAX_SIGNATURES {
+                    continue;
+                }
+                let Ok(payload) = layer.digest.parse::<Digest>() else {
+                    continue;
+                };
+                let bytes = self.small_blob(&what, &payload)?;
+                if Digest::of(&bytes) == payload {
+                    found.push(Signature {
+                        payload: BASE64_STANDARD.encode(bytes),
+                        signature: signature.clone(),
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Manifests that refer to this one and may hold signatures; none where the registry has no such API.
+    fn referrers(&self, what: &str, digest: &Digest) -> Result<Vec<String>> {
+        let bytes = self.first(what, async |client, endpoint| {
+            let host = client.host(&endpoint.registry)?;
+            let path = format!("/v2/{}/referrers/{digest}", endpoint.repository);
+            let request = Request::get(path, pull_scope(&endpoint.repository));
+            match whole(client, &host, &request, MAX_BYTES).await {
+                Ok((_, bytes)) => Ok(bytes),
+                Err(failure) if is_absent(&failure) => Ok(Vec::new()),
+                Err(failure) => Err(failure),
+            }
+        })?;
+        let index: Document = serde_json::from_slice(&bytes).unwrap_or_default();
+        let signs = |one: &Descriptor| {
+            one.artifact_type.contains("cosign") || one.artifact_type == SIMPLE_SIGNING
+        };
+        let digests = index.manifests.into_iter().filter(signs);
+        Ok(digests
+            .filter(|one| one.digest.parse::<Digest>().is_ok())
+            .map(|one| one.digest)
+            .take(MAX_SIGNATURES)
+            .collect())
+    }
+
+    /// The bytes of a manifest or an index by its digest.
+    pub fn manifest_bytes(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let what = format!("cannot get the manifest `{digest}`");
+        let version = digest.to_string();
+        self.first(&what, async |client, endpoint| {
+            let fetched = get_manifest(client, endpoint, &version, manifest::MAX_BYTES).await?;
+            super::check_stated(&fetched, Some(*digest))?;
+            Ok(fetched.bytes)
+        })
+    }
+
+    fn small_manifest(&self, what: &str, version: &str) -> Result<Option<Document>> {
+        let wanted = version.parse::<Digest>().ok();
+        let bytes = self.first(what, async |client, endpoint| {
+            match get_manifest(client, endpoint, version, manifest::MAX_BYTES).await {
+                Ok(fetched) => Ok(Some(fetched.bytes)),
+                Err(failure) if is_absent(&failure) => Ok(None),
+                Err(failure) => Err(failure),
+            }
+        })?;
+        let honest = |bytes: &Vec<u8>| wanted.is_none_or(|wanted| Digest::of(bytes) == wanted);
+        Ok(bytes
+            .filter(honest)
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn small_blob(&self, what: &str, digest: &Digest) -> Result<Vec<u8>> {
+        self.first(what, async |client, endpoint| {
+            let host = client.host(&endpoint.registry)?;
+            let path = format!("/v2/{}/blobs/{digest}", endpoint.repository);
+            let request = Request::get(path, pull_scope(&endpoint.repository));
+            let answer = whole(client, &host, &request, MAX_BYTES).await;
+            answer.map(|(_, bytes)| bytes)
+        })
+    }
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    matches!(failure, Failure::NotFound { .. } | Failure::Refused { .. })
+}
