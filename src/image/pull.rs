@@ -324,7 +324,10 @@ impl Job<'_> {
                 let converted = self.convert(source, &image, &incoming)?;
                 let warnings = converted.warnings.clone();
                 let mut record = image.record(self.title(), converted)?;
-                record.source = self.other_source();
+                // A name that was given says nothing of where the image came from.
+                if self.title() != &self.reference {
+                    record.source = self.reference.to_string();
+                }
                 (incoming.publish(&record)?, How::Converted, warnings)
             }
         };
@@ -460,14 +463,6 @@ impl Job<'_> {
         };
         self.name(&stored, None)?;
         Ok(done(Some(stored), how))
-    }
-
-    /// Where the image came from, when it is called something else.
-    fn other_source(&self) -> String {
-        match self.title() == &self.reference {
-            true => String::new(),
-            false => self.reference.to_string(),
-        }
     }
 
     /// Some sites let only named users bring in images that no registry has seen.

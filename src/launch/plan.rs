@@ -19,7 +19,7 @@ use super::profile::Profile;
 use super::request::{Entrypoint, EnvRule, Mode, NetworkChoice, Request, RootAccess};
 use super::sharing;
 use super::step::{Access, Image, Network, Plan, StartDirectory, Step, User};
-use crate::config::Config;
+use crate::config::{Config, Require};
 use crate::error::{Error, Exit, Result};
 use crate::record::ImageRecord;
 use carrack_slurm::step::{Pmi, Step as SlurmStep};
@@ -192,7 +192,9 @@ fn overlay(request: &Request, profile: &Profile) -> Result<Option<Step>> {
 
 fn check_image(found: &Found, config: &Config) -> Result<()> {
     let (allowed, digests) = (&config.launch.images, &config.trust.digests);
-    if allowed.is_empty() && digests.is_empty() {
+    // Beside signatures, named digests are exceptions and no list of all that may run.
+    let by_name = digests.is_empty() || config.trust.require != Require::Nothing;
+    if allowed.is_empty() && by_name {
         return Ok(());
     }
     let record = &found.record;

@@ -10,6 +10,7 @@ mod contracts;
 mod fronts;
 mod hooks;
 mod rows;
+mod signed;
 
 use crate::scene::{Outcome, Scene, carrack};
 use std::os::unix::fs::{PermissionsExt, symlink};
