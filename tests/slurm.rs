@@ -4,7 +4,7 @@
 //! nor see each other. They run as root, because a cluster has several users in it; everything in them is done as one of
 //! its plain users.
 
-mod as_root {
+pub mod as_root {
     pub mod cluster;
     mod d12;
     mod ends;

@@ -4,6 +4,7 @@ use super::ps::{current, not_ours};
 use super::{Common, output};
 use crate::error::{Context, Error, Result};
 use crate::jobs::journal::Journal;
+use crate::jobs::run_record::RunRecord;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut offset = 0;
     let mut over = status.is_none_or(|status| status.phase().is_over());
     let mut looks = 0;
+    let record = submission.record_path(task.as_deref());
     loop {
         // What was written before the end was seen is still to be shown, hence this order.
         let was_over = over;
@@ -73,11 +75,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         std::thread::sleep(LOOK_EVERY);
         looks += 1;
-        if looks % ASK_EVERY == 0 {
+        // The job's own record knows its end first, and nobody has to be asked.
+        if record.as_deref().is_some_and(has_ended) {
+            over = true;
+        } else if looks % ASK_EVERY == 0 {
             over = current(&submission, task.as_deref())?
                 .is_none_or(|status| status.phase().is_over());
         }
     }
+}
+
+fn has_ended(record: &Path) -> bool {
+    RunRecord::read(record).is_ok_and(|record| !record.end.is_empty())
 }
 
 /// Prints what was added; a log that became shorter was begun anew.

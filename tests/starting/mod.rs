@@ -55,7 +55,7 @@ pub fn busybox() -> Vec<Entry> {
     entries
 }
 
-fn layout(entries: Vec<Entry>, config: Value) -> Layout {
+pub fn layout(entries: Vec<Entry>, config: Value) -> Layout {
     let mut layout = Layout::of(&Image {
         layers: vec![Layer {
             compression: Compression::Zstd,

@@ -4,6 +4,10 @@
 
 mod gef;
 
+mod as_root {
+    mod cluster;
+}
+
 use crate::need::need;
 use crate::scene::{Outcome, Scene};
 use crate::starting::{add, busybox};
