@@ -32,16 +32,16 @@ Options:
   -E, --clearenv            Pass nothing of the caller's environment
       --entrypoint[=CMD]    Start the image's entrypoint, or CMD in its place
       --workdir[=DIR]       Start in the image's directory, or in DIR
-  -m, --module NAME[,NAME]  Add modules of the site (`none`: not even the default ones)
+  -m, --module none         Without modules of the site, of which there are none
   -v, --verbose             Say more
   -h, --help                Print this
 ";
 
-pub const IMAGES_HELP: &str = "Usage: shifterimg [-v] [-u USER,…] [-g GROUP,…] COMMAND
+pub const IMAGES_HELP: &str = "Usage: shifterimg [-v] COMMAND
 
   images                list the images in the store
   lookup TYPE:NAME      print an image's digest; code 1 if it is not there
-  pull TYPE:NAME        bring an image in; -u and -g: for these users and groups only
+  pull TYPE:NAME        bring an image in
   login [HOST]          log in to a registry
   rm TYPE:NAME          remove a name, and the image if nothing needs it
   tag TYPE:NAME NAME    give a second name
@@ -93,7 +93,12 @@ pub fn shifter(words: &[String], variable: Option<&str>) -> Result<Becomes> {
             ("clearenv", _) => ours.push("--clean-env".into()),
             ("workdir", value) => workdir = value.map(|value| option("workdir", &value)),
             ("entrypoint", None) => ours.push("--entrypoint".into()),
-            ("module", Some(value)) => ours.push(option("module", &value)),
+            ("module", Some(value)) if value == "none" => {}
+            ("module", _) => {
+                return Err(Error::usage("`--module` is not offered")
+                    .cause("what a module adds (`siteFs`, `siteEnv`) is a profile here")
+                    .hint("`CARRACK_PROFILE=NAME` chooses a profile of the site"));
+            }
             (name, value) => ours.push(option(name, &value.unwrap_or_default())),
         }
     }
@@ -205,9 +210,9 @@ pub fn shifterimg(words: &[String]) -> Result<Becomes> {
         match word {
             Word::Flag("help", _) => return Ok(Becomes::Help),
             Word::Flag("verbose", _) => verbose = true,
-            Word::Flag("user", Some(names)) => shared.push(option("allow-user", &names)),
+            Word::Flag("user", Some(names)) => shared.push(option("user", &names)),
             Word::Flag(_, names) => {
-                shared.push(option("allow-group", &names.unwrap_or_default()));
+                shared.push(option("group", &names.unwrap_or_default()));
             }
             Word::Plain(word) => rest.push(word),
             Word::Rest(words) => rest.extend(words),
@@ -226,15 +231,22 @@ pub fn shifterimg(words: &[String]) -> Result<Becomes> {
         match word {
             Word::Flag("help", _) => return Ok(Becomes::Help),
             Word::Flag("verbose", _) => verbose = true,
-            Word::Flag("user", Some(names)) => shared.push(option("allow-user", &names)),
+            Word::Flag("user", Some(names)) => shared.push(option("user", &names)),
             Word::Flag(_, names) => {
-                shared.push(option("allow-group", &names.unwrap_or_default()));
+                shared.push(option("group", &names.unwrap_or_default()));
             }
             Word::Plain(word) => names.push(word),
             Word::Rest(words) => names.extend(words),
         }
     }
     let verb = verb.unwrap_or_default();
+    if let Some(list) = shared.first() {
+        return Err(Error::usage(format!("`{list}` is not offered"))
+            .cause("an image belongs to a store, and the store's directory says who may read it")
+            .hint(
+                "a store of the group: `carrack pull --store DIR`, with `store.sharing` set for it",
+            ));
+    }
     let mut start = Vec::new();
     start.extend(verbose.then(|| "--verbose".to_string()));
     let ours = |words: &[&str]| {
@@ -246,12 +258,7 @@ pub fn shifterimg(words: &[String]) -> Result<Becomes> {
         ("", _) => Ok(Becomes::Help),
         ("images", []) => Ok(Becomes::Images),
         ("lookup", [name]) => Ok(Becomes::Lookup(reference(name)?)),
-        ("pull", [name]) => {
-            let name = reference(name)?;
-            let shared = shared.iter().map(String::as_str);
-            let words: Vec<&str> = ["pull"].into_iter().chain(shared).chain([&*name]).collect();
-            Ok(ours(&words))
-        }
+        ("pull", [name]) => Ok(ours(&["pull", &reference(name)?])),
         ("login", _) => {
             let words = rest.iter().map(String::as_str);
             Ok(ours(
@@ -361,7 +368,7 @@ mod tests {
             ),
             (
                 "--image=id:0123456789ab -m mpich,gpu x",
-                "exec --module=mpich,gpu 0123456789ab -- x",
+                "`--module` is not offered",
             ),
             ("--image=custom:/i.sqsh x", "exec /i.sqsh -- x"),
             ("--image=local:/tree x", "exec dir:/tree -- x"),
@@ -414,7 +421,7 @@ mod tests {
             ("pull a:1", "pull a:1"),
             (
                 "-u bob,eve pull -g lab docker:a:1",
-                "pull --allow-user=bob,eve --allow-group=lab docker://a:1",
+                "`--user=bob,eve` is not offered",
             ),
             ("-v pull a", "--verbose pull a"),
             ("login", "login"),
