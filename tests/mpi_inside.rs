@@ -103,15 +103,23 @@ fn programs_of_one_family_run_with_the_others_library() {
     }
     // A bundle of the site does the same under a name.
     let directory = scene.path("host");
-    scene.write(
-        "settings.toml",
-        format!(
-            "[bundle.fast]\nmpi_inject = \"host\"\nlibraries = [\"{}\"]\nenv = {{ FAST = \"1\" }}\n",
-            directory.display()
-        ),
+    let bundle = format!(
+        "[bundle.fast]\nmpi_inject = \"host\"\nlibraries = [\"{}\"]\nenv = {{ FAST = \"1\" }}\n",
+        directory.display()
     );
+    scene.write("settings.toml", &bundle);
     run(&scene, &mpich, &["--bundle", "fast"], "nowhere").is(0, "host\n", "");
     run(&scene, &mpich, &["--bundle", "fats"], "nowhere").fails(2, &["did you mean `fast`?"]);
+    // Or the rules give it to everybody.
+    let rules = format!("{bundle}[profile.hpc]\nbundles = [\"fast\"]\n");
+    scene.write("settings.toml", &rules);
+    run(&scene, &mpich, &[], "nowhere").is(0, "host\n", "");
+    run(&scene, &mpich, &["--mpi-inject", "none"], "nowhere").is(0, "image\n", "");
+    // Where mounts are the site's, nothing comes from a place that the caller names.
+    let shut = "[profile.hpc]\nmpi_inject = \"host\"\nuser_binds = false\n";
+    scene.write("settings.toml", shut);
+    let outcome = run(&scene, &mpich, &[], "host");
+    assert_ne!(outcome.out, "host\n", "{outcome}");
 }
 
 #[test]

@@ -84,6 +84,12 @@ pub struct Rules {
     /// `full` or `minimal`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev: Option<String>,
+    /// `host` or `none`; unset: as the bundles say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mpi_inject: Option<String>,
+    /// Bundles that everybody gets, before those that are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundles: Option<Vec<String>>,
     /// Pass the caller's environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<bool>,

@@ -43,8 +43,12 @@ pub fn gpu_in_detail(directories: &[String]) -> Vec<Finding> {
 /// What MPI meets on this node, in detail.
 pub fn mpi_in_detail() -> Vec<Finding> {
     let facts = probe::caller();
+    let injection = Injection {
+        callers_path: true,
+        ..Injection::default()
+    };
     // Any image: only what was found is told.
-    let host = probe::host_mpi(&Contents::default(), &Injection::default(), &facts);
+    let host = probe::host_mpi(&Contents::default(), &injection, &facts);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
     let shared = rustix::fs::statfs("/dev/shm").ok();
     let size =

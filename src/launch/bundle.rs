@@ -13,14 +13,20 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Injection {
     pub wanted: bool,
+    /// Whether the caller's own library path is searched. Not where mounts are the site's: what is found is mounted.
+    pub callers_path: bool,
     pub directories: Vec<PathBuf>,
 }
 
-/// The bundles that were asked for, in order.
-fn chosen<'a>(config: &'a Config, request: &'a Request) -> Result<Vec<(&'a str, &'a Bundle)>> {
+/// The profile's bundles and those that were asked for, in order.
+fn chosen<'a>(
+    profile: &Profile,
+    config: &'a Config,
+    request: &'a Request,
+) -> Result<Vec<(&'a str, &'a Bundle)>> {
     let mut found: Vec<(&str, &Bundle)> = Vec::new();
-    for name in &request.bundles {
-        let Some(bundle) = config.bundle.get(name) else {
+    for name in profile.bundles.iter().chain(&request.bundles) {
+        let Some((name, bundle)) = config.bundle.get_key_value(name) else {
             let known = || config.bundle.keys().map(String::as_str);
             let error = Error::usage(format!("unknown bundle `{name}`"));
             return Err(match nearest(name, known()) {
@@ -50,15 +56,18 @@ fn chosen<'a>(config: &'a Config, request: &'a Request) -> Result<Vec<(&'a str, 
 
 /// Lays the bundles over the profile.
 pub fn apply(profile: &mut Profile, config: &Config, request: &Request) -> Result<Injection> {
-    let bundles = chosen(config, request)?;
-    let mut injection = Injection {
-        wanted: request.mpi_inject == Some(true),
-        directories: Vec::new(),
-    };
+    let bundles = chosen(profile, config, request)?;
+    let said = request.mpi_inject.or(profile.mpi_inject);
+    let rules_own = profile.mpi_inject == Some(true);
     // A user's own settings can describe bundles, too; where mounts are the site's, only the site's count.
     let sites = config.fixed.iter().any(|key| key == "bundle");
     let open = profile.user_binds && profile.user_bind_paths.is_empty();
-    if !open && (injection.wanted || (!bundles.is_empty() && !sites)) {
+    let mut injection = Injection {
+        wanted: said == Some(true),
+        callers_path: open,
+        directories: Vec::new(),
+    };
+    if !open && ((injection.wanted && !rules_own) || (!bundles.is_empty() && !sites)) {
         return Err(Error::usage(format!(
             "libraries and bundles of the host are not allowed in the profile `{}`",
             profile.name
@@ -97,7 +106,7 @@ pub fn apply(profile: &mut Profile, config: &Config, request: &Request) -> Resul
             .extend(bundle.libraries.iter().map(PathBuf::from));
         match bundle.mpi_inject.as_str() {
             "" | "none" => {}
-            "host" => injection.wanted = request.mpi_inject != Some(false),
+            "host" => injection.wanted = said != Some(false),
             other => {
                 return Err(wrong(Error::usage(format!(
                     "`{other}` is not a value for `mpi_inject`"
@@ -141,6 +150,50 @@ mod tests {
         assert!(run("", &[("mpi-inject", "host")]).unwrap().1.wanted);
         let off = [("bundle", "slingshot"), ("mpi-inject", "none")];
         assert!(!run(SITE, &off).unwrap().1.wanted);
+    }
+
+    #[test]
+    fn rules_of_a_profile() {
+        let rules = |text: &str| format!("{SITE}[profile.hpc]\n{text}\n");
+        let all = rules("bundles = [\"slingshot\"]");
+        let never = rules("bundles = [\"slingshot\"]\nmpi_inject = \"none\"");
+        let host = rules("mpi_inject = \"host\"");
+        let shut = rules("mpi_inject = \"host\"\nuser_binds = false");
+        for (site, pairs, binds, wanted) in [
+            (&all, &[][..], 1, true),
+            (&all, &[("bundle", "slingshot")], 1, true),
+            (&all, &[("mpi-inject", "none")], 1, false),
+            (&never, &[], 1, false),
+            (&never, &[("mpi-inject", "host")], 1, true),
+            (&host, &[], 0, true),
+            (&host, &[("mpi-inject", "none")], 0, false),
+            (&host, &[("bundle", "slingshot")], 1, true),
+            // The site's own rule is no mount of the user's.
+            (&shut, &[], 0, true),
+            (&shut, &[("mpi-inject", "host")], 0, true),
+        ] {
+            let (profile, injection) = run(site, pairs).unwrap();
+            let found = (profile.binds.len(), injection.wanted);
+            assert_eq!(found, (binds, wanted), "{site} {pairs:?}");
+            assert_eq!(injection.callers_path, !site.contains("user_binds"));
+        }
+        for (text, pairs, part) in [
+            ("bundles = [\"slingshit\"]", &[][..], "did you mean"),
+            (
+                "bundles = [\"slingshot\"]",
+                &[("bundle", "verbs")],
+                "cannot be taken together",
+            ),
+            ("mpi_inject = \"guest\"", &[], "one of: host, none"),
+            (
+                "bundles = [\"slingshot\"]\nuser_binds = false",
+                &[],
+                "adds `bundle` to `final`",
+            ),
+        ] {
+            let error = run(&rules(text), pairs).unwrap_err().to_string();
+            assert!(error.contains(part), "{text} {pairs:?}: {error}");
+        }
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Profile {
     pub network: NetworkChoice,
     pub gpu: Gpu,
     pub dev: Dev,
+    /// Whether the host's MPI takes the image's place; unset: as the bundles say.
+    pub mpi_inject: Option<bool>,
+    pub bundles: Vec<String>,
     pub inherit: Inherit,
     pub interactive: bool,
     pub command: Commands,
@@ -188,6 +191,13 @@ impl Profile {
                 rules.dev,
                 &[("full", Dev::Full), ("minimal", Dev::Minimal)],
             )?,
+            mpi_inject: match rules.mpi_inject {
+                None => None,
+                word => {
+                    Some(read.one_of("mpi_inject", word, &[("host", true), ("none", false)])?)
+                }
+            },
+            bundles: rules.bundles.unwrap_or_default(),
             inherit: match rules.environment {
                 Some(false) => Inherit::Clean,
                 _ => Inherit::Pass,
@@ -330,6 +340,13 @@ impl Profile {
             "network" => request.network.is_some_and(|asked| asked != self.network),
             "gpu" => request.gpu.is_some_and(|asked| asked != self.gpu),
             "dev" => request.dev.is_some_and(|asked| asked != self.dev),
+            "mpi_inject" => request
+                .mpi_inject
+                .is_some_and(|asked| asked != (self.mpi_inject == Some(true))),
+            "bundles" => request
+                .bundles
+                .iter()
+                .any(|name| !self.bundles.contains(name)),
             "environment" => request.inherit.is_some_and(|asked| asked != self.inherit),
             _ => true,
         }
@@ -470,6 +487,8 @@ const LOCKABLE: &[&str] = &[
     "network",
     "gpu",
     "dev",
+    "mpi_inject",
+    "bundles",
     "environment",
     "user_binds",
     "interactive",
@@ -483,6 +502,8 @@ fn rule_of(option: &str) -> Option<&str> {
         "read-only" => "writable",
         "remap-root" => "id",
         "unshare" => "network",
+        "mpi-inject" => "mpi_inject",
+        "bundle" => "bundles",
         "clean-env" => "environment",
         "bind" | "mount" => "user_binds",
         _ => return None,
@@ -540,8 +561,8 @@ fn fill(rules: &mut Rules, layer: Rules) {
     macro_rules! fill {
         ($($field:ident)*) => { $(if rules.$field.is_none() { rules.$field = layer.$field; })* };
     }
-    fill!(binds user_binds user_bind_paths home cwd tmp writable id network gpu dev environment interactive env env_unset
-          env_prepend env_append project_data datasets outputs scratch command job max_time locked deny);
+    fill!(binds user_binds user_bind_paths home cwd tmp writable id network gpu dev mpi_inject bundles environment interactive env
+          env_unset env_prepend env_append project_data datasets outputs scratch command job max_time locked deny);
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ impl Search {
 pub fn host_mpi(contents: &Contents, injection: &Injection, facts: &HostFacts) -> HostMpi {
     let own = facts
         .variable("LD_LIBRARY_PATH")
+        .filter(|_| injection.callers_path)
         .and_then(|value| value.to_str());
     let own = own
         .unwrap_or_default()

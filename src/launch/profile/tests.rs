@@ -48,6 +48,8 @@ fn what_the_site_fixed_cannot_be_asked_for() {
     let section = "final = [\"profile\"]\n";
     let deny = "[profile.hpc]\ndeny = [\"device\"]\n";
     let shut = "[profile.hpc]\nuser_binds = false\n";
+    let own = "[profile.hpc]\nbundles = [\"fast\"]\nmpi_inject = \"host\"\n\
+        locked = [\"bundles\", \"mpi_inject\"]\n[bundle.fast]\n[bundle.slow]\n";
     let one = "[launch]\nchoose_profile = false\n";
     for (site, pairs, refused) in [
         (plain, &[("network", "host")][..], false),
@@ -60,6 +62,10 @@ fn what_the_site_fixed_cannot_be_asked_for() {
         (shut, &[("bind", "/x")], true),
         (shut, &[("mount", "type=tmpfs,dst=/x")], true),
         (shut, &[], false),
+        (own, &[("bundle", "fast")], false),
+        (own, &[("bundle", "slow")], true),
+        (own, &[("mpi-inject", "host")], false),
+        (own, &[("mpi-inject", "none")], true),
         (one, &[("profile", "ces")], true),
         (one, &[("profile", "hpc")], false),
     ] {
