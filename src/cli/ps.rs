@@ -43,8 +43,14 @@ struct Row {
 pub fn run(args: Args) -> Result<ExitCode> {
     let journal = Journal::open()?;
     // One question for all; without an answer (no Slurm here) the records still tell.
+    // Who only ran jobs here may have Slurm's commands and no cluster behind them.
     let known = if queue::is_there() {
-        queue::states()?
+        queue::states().or_else(
+            |refused| match journal.all().iter().all(Submission::is_local) {
+                true => Ok(Vec::new()),
+                false => Err(refused),
+            },
+        )?
     } else {
         Vec::new()
     };
@@ -102,6 +108,23 @@ pub fn current(submission: &Submission, task: Option<&str>) -> Result<Option<Sta
         None
     };
     Ok(known.or_else(|| forgotten(submission, task)))
+}
+
+/// What another job waits for must have ended well where no queue looks after that.
+pub fn ended_well(job: &Submission, text: &str, place: &str) -> Result<()> {
+    let status = current(job, None)?.unwrap_or_default();
+    if status.phase().is_over() && status.code() == 0 {
+        return Ok(());
+    }
+    let state = match status.state.as_str() {
+        "" => "left no record of its end".to_string(),
+        state => format!("is {state}"),
+    };
+    Err(
+        Error::new(format!("`{place}` waits for `{text}`, which {state}"))
+            .cause(format!("that is job {}", job.id))
+            .hint("run it again first; `--force` does not ask how it ended"),
+    )
 }
 
 /// A job that Slurm has forgotten has ended; how, its record says.

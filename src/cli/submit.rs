@@ -1,6 +1,7 @@
 //! `carrack submit`: from a job file or a command line into Slurm's queue, with everything checked that can be.
 
 use super::progress::Watch;
+use super::ps::ended_well;
 use super::script::LongCommon;
 use super::{Common, hooks, output, policy, staging};
 use crate::config::Settings;
@@ -251,7 +252,7 @@ impl Desk {
     fn submit(&self, file: Option<&Path>, words: &Words, earlier: &[Submission]) -> Result<Done> {
         let journal = Journal::open()?;
         let mut assembled = self.assemble(file, words, Vec::new())?;
-        let after = self.after(&assembled, &journal, earlier, words.local)?;
+        let after = self.after(&assembled, &journal, earlier, words)?;
         for (word, job) in &after {
             let name = format!("CARRACK_AFTER_{}", variable_name(word));
             let directory = job.directory.display().to_string().replace('$', "$$");
@@ -270,7 +271,10 @@ impl Desk {
             ))
             .hint("`--force` submits it nevertheless"));
         }
-        let ids: Vec<String> = after.iter().map(|(_, job)| job.id.clone()).collect();
+        let jobs = after.iter().map(|(_, job)| job);
+        // What ran here has ended; Slurm does not know it.
+        let queued = jobs.filter(|job| !words.local && !job.is_local());
+        let ids: Vec<String> = queued.map(|job| job.id.clone()).collect();
         let arguments: Vec<String> = (!ids.is_empty())
             .then(|| format!("--dependency=afterok:{}", ids.join(":")))
             .into_iter()
@@ -317,7 +321,7 @@ impl Desk {
         journal.note(&submission)?;
         for image in &assembled.images {
             if let Some(stored) = &image.stored
-                && let Err(error) = self.store.pin(&submission.id, &stored.digest, &image.text)
+                && let Err(error) = self.pin(&submission.id, stored, &image.text)
             {
                 // A store that cannot be written cannot lose the image either.
                 tracing::info!("the image is not pinned in the store: {}", error.what());
@@ -327,6 +331,15 @@ impl Desk {
             self.say(&submission)?;
         }
         Ok(Done::Submitted(Box::new(submission)))
+    }
+
+    /// Keeps an image for a job, with the name by which it can be pulled again.
+    fn pin(&self, job: &str, image: &Stored, text: &str) -> Result<()> {
+        let name = match image.record.reference.as_str() {
+            "" => text,
+            name => name,
+        };
+        self.store.pin(job, &image.digest, name)
     }
 
     fn say(&self, submission: &Submission) -> Result<()> {
@@ -380,7 +393,7 @@ impl Desk {
         assembled: &Assembled,
         journal: &Journal,
         earlier: &[Submission],
-        local: bool,
+        words: &Words,
     ) -> Result<Vec<(String, Submission)>> {
         let mut found = Vec::new();
         for Text { text, line } in &assembled.job.after {
@@ -398,13 +411,20 @@ impl Desk {
                 .iter()
                 .find(|job| job.name == *text)
                 .or_else(|| earlier.iter().find(of_file));
-            let job = together
-                .cloned()
-                .or_else(|| journal.find(text).map(|(job, _)| job));
-            match job {
-                Some(job) => found.push((text.clone(), job)),
-                // Without a queue the files run one after the other anyway.
-                None if local => {}
+            if let Some(job) = together {
+                found.push((text.clone(), job.clone()));
+                continue;
+            }
+            match journal.find(text).map(|(job, _)| job) {
+                Some(job) => {
+                    // Slurm waits for its own jobs only.
+                    if (words.local || job.is_local()) && !words.force {
+                        ended_well(&job, text, &format!("{}:{line}", assembled.label))?;
+                    }
+                    found.push((text.clone(), job));
+                }
+                // Nothing was submitted that this one could wait for.
+                None if words.dry_run => {}
                 None => {
                     return Err(Error::usage(format!(
                         "`{}:{line}` waits for `{text}`, which was never submitted",
@@ -456,9 +476,7 @@ impl Desk {
             .inspect_err(|_| journal.forget(&submission.script))?;
         journal.note(&submission)?;
         if let Some(image) = image {
-            let _ = self
-                .store
-                .pin(&submission.id, &image.digest, &image.record.reference);
+            let _ = self.pin(&submission.id, image, "");
         }
         self.say(&submission)?;
         Ok(ExitCode::SUCCESS)

@@ -43,6 +43,11 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// Whether it ran on the machine that it was submitted on, without Slurm.
+    pub fn is_local(&self) -> bool {
+        self.id.starts_with("local-")
+    }
+
     /// The log, for the whole job or one job of the array.
     pub fn output_path(&self, task: Option<&str>) -> PathBuf {
         self.directory.join(expand(&self.output, self, task))

@@ -1,0 +1,83 @@
+//! `carrack submit --local`: a job file runs here, without Slurm, and is a job like others afterwards.
+
+use crate::scene::Scene;
+
+const PREPARE: &str = "[job]\nname = 'prepare'\n[[stage]]\nout = '$TMPDIR/made'\nto = 'made'\n\
+    [[step]]\nname = 'make'\ncontainer = false\nshell = 'echo good > $TMPDIR/made; exit ${CODE:-0}'\n";
+const USE: &str = "[job]\nname = 'use'\nafter = ['prepare']\n\
+    [[step]]\nname = 'read'\ncontainer = false\nshell = 'cat $CARRACK_AFTER_PREPARE/made'\n";
+
+fn scene() -> Scene {
+    let mut scene = Scene::new();
+    scene.write("work/prepare.toml", PREPARE);
+    scene.write("work/use.toml", USE);
+    let state = scene.path("state");
+    scene.env("XDG_STATE_HOME", state);
+    scene
+}
+
+#[test]
+fn one_after_the_other_and_looked_at_afterwards() {
+    let scene = scene();
+    let ran = scene.run(["submit", "--local", "prepare.toml", "use.toml"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "good\n"), "{}", ran.err);
+    // The directory on the node's own disk is gone, the results are not.
+    assert_eq!(std::fs::read_dir(scene.path("tmp")).unwrap().count(), 0);
+
+    let listed = scene.run(["ps", "--all"]).out;
+    let rows: Vec<Vec<&str>> = listed
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().skip(1).take(2).collect())
+        .collect();
+    let expected = [["use", "COMPLETED"], ["prepare", "COMPLETED"]];
+    assert_eq!(rows, expected, "{listed}");
+    assert_eq!(scene.run(["wait", "use"]).code, 0);
+    assert_eq!(scene.run(["outputs", "prepare", "made"]).out, "good\n");
+    let record = scene.run(["record", "use"]).out;
+    assert!(
+        record.contains("\nstep      read ended with 0: "),
+        "{record}"
+    );
+    let logs = scene.run(["logs", "use"]);
+    assert!(
+        logs.code == 2
+            && logs
+                .err
+                .contains("it ran without Slurm and wrote to the terminal"),
+        "{}",
+        logs.err
+    );
+
+    // A job of an earlier command is as good as one of the same.
+    let again = scene.run(["submit", "--local", "use.toml"]);
+    assert_eq!(
+        (again.code, again.out.as_str()),
+        (0, "good\n"),
+        "{}",
+        again.err
+    );
+}
+
+#[test]
+fn what_failed_or_never_ran_is_not_built_upon() {
+    let mut scene = scene();
+    let never = scene.run(["submit", "--local", "use.toml"]);
+    assert_eq!(never.code, 2, "{}", never.out);
+    let told = "error: `use.toml:3` waits for `prepare`, which was never submitted\n";
+    assert!(never.err.starts_with(told), "{}", never.err);
+
+    scene.env("CODE", "3");
+    let failed = scene.run(["submit", "--local", "prepare.toml", "use.toml"]);
+    assert_eq!(
+        (failed.code, failed.out.as_str()),
+        (3, ""),
+        "{}",
+        failed.err
+    );
+    assert_eq!(scene.run(["wait", "prepare"]).code, 3);
+    let stopped = scene.run(["submit", "--local", "use.toml"]);
+    assert_eq!(stopped.code, 125, "{}", stopped.out);
+    let told = "error: `use.toml:3` waits for `prepare`, which is FAILED\n";
+    assert!(stopped.err.starts_with(told), "{}", stopped.err);
+}
