@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::lock::{self, Lock, Owner};
 use crate::record::ImageRecord;
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -131,10 +132,10 @@ impl Incoming<'_> {
     pub fn output(&self) -> Result<PathBuf> {
         let path = self.directory.path().join("image.sqsh");
         if !path.exists() {
+            stripe(&path, self.store.place().stripe_count);
             File::create(&path).map_err(|error| {
                 files::explain(format!("cannot write `{}`", path.display()), error)
             })?;
-            stripe(&path, self.store.place().stripe_count);
         }
         Ok(path)
     }
@@ -225,17 +226,54 @@ fn is_old(path: &Path) -> bool {
     age.is_some_and(|age| age.as_secs() > 3600)
 }
 
-/// Spreads a large file over Lustre's servers before its first byte; elsewhere nothing happens.
+/// Spreads a large file over Lustre's servers before it is there; elsewhere nothing happens.
 fn stripe(path: &Path, count: i32) {
-    const LUSTRE: i128 = 0x0bd0_0bd0;
-    let on_lustre = || rustix::fs::statfs(path).is_ok_and(|fs| i128::from(fs.f_type) == LUSTRE);
-    if count != 0 && on_lustre() {
+    let directory = path.parent().unwrap_or(path);
+    let Ok(file_system) = rustix::fs::statfs(directory) else {
+        return;
+    };
+    let command = stripe_command(i128::from(file_system.f_type), count, path);
+    if let Some([program, arguments @ ..]) = command.as_ref().map(|words| words.as_slice()) {
         // Striping only makes it faster: without `lfs` the default layout serves.
-        let _ = std::process::Command::new("lfs")
-            .args(["setstripe", "-c", &count.to_string()])
-            .arg(path)
+        let _ = std::process::Command::new(program)
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .status();
+    }
+}
+
+/// The command that makes a file with its layout: one that is already there cannot be given another.
+fn stripe_command(file_system: i128, count: i32, path: &Path) -> Option<[OsString; 5]> {
+    const LUSTRE: i128 = 0x0bd0_0bd0;
+    (file_system == LUSTRE && count != 0).then(|| {
+        let count = count.to_string();
+        let words = ["lfs", "setstripe", "-c", &count].map(OsString::from);
+        let [program, verb, option, count] = words;
+        [program, verb, option, count, path.into()]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lustre_gets_stripes() {
+        const EXT4: i128 = 0xef53;
+        const LUSTRE: i128 = 0x0bd0_0bd0;
+        let path = Path::new("/lustre/a b/image.sqsh");
+        for (file_system, count, expected) in [
+            (LUSTRE, 4, Some("4")),
+            (LUSTRE, -1, Some("-1")),
+            (LUSTRE, 0, None),
+            (EXT4, 4, None),
+        ] {
+            let expected = expected.map(|count| {
+                ["lfs", "setstripe", "-c", count, "/lustre/a b/image.sqsh"].map(OsString::from)
+            });
+            assert_eq!(stripe_command(file_system, count, path), expected);
+        }
     }
 }

@@ -219,26 +219,53 @@ impl Store {
         {
             source::check_exists(path, reference)?;
         }
-        let alike = reference
-            .as_ref()
-            .and_then(|reference| self.called_alike(reference));
-        let shown = reference.map_or_else(|| text.to_string(), |reference| reference.to_string());
+        Err(self.missing(text, reference.as_ref(), platform))
+    }
+
+    fn missing(&self, text: &str, reference: Option<&Reference>, platform: &Platform) -> Error {
+        let shown = reference.map_or_else(|| text.to_string(), ToString::to_string);
         let platform = platform_text(platform);
-        let error = Error::new(format!("no image `{shown}` for {platform} in the store"))
-            .cause(format!(
+        let error =
+            Error::new(format!("no image `{shown}` for {platform} in the store")).cause(format!(
                 "looked in {}",
                 self.roots()
                     .map(|root| format!("`{}`", root.display()))
                     .collect::<Vec<_>>()
                     .join(", ")
-            ))
-            .hint(format!(
-                "`carrack pull {text}` brings it, `carrack images` lists what is there"
             ));
-        Err(match alike {
+        let Some(reference) = reference else {
+            return error.hint(self.how_to_bring(text));
+        };
+        let error = error.hint(format!(
+            "`carrack pull {text}` brings it, `carrack images` lists what is there"
+        ));
+        match self.called_alike(reference) {
             Some(name) => error.hint(format!("did you mean `{name}`?")),
             None => error,
-        })
+        }
+    }
+
+    /// A digest alone cannot be pulled: what it was pulled as can.
+    fn how_to_bring(&self, text: &str) -> String {
+        let known = text.parse::<Digest>().ok().and_then(|digest| {
+            let pinned = || {
+                let mut pins = self.pins().into_iter();
+                pins.find_map(|(mut pin, _)| pin.images.remove(text))
+            };
+            let name = self.names_of(&digest).into_iter().next().or_else(pinned)?;
+            Some((digest, name.parse::<Reference>().ok()?))
+        });
+        match known {
+            Some((digest, Reference::Registry(name))) => {
+                format!("`carrack pull {}` brings it again", name.pinned(digest))
+            }
+            Some((_, reference)) => {
+                format!("`carrack pull {reference}` brings it again, if that has not changed")
+            }
+            None => "`carrack pull` brings it by the name that it had, which a job script tells in its line `# Image:`; \
+                     `carrack images` lists what is there"
+                .to_string(),
+        }
     }
 
     /// A reference in the stores whose repository ends as this one does: people leave registry and group out.

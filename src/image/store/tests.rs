@@ -306,6 +306,48 @@ fn pins_hold_until_they_are_let_go() {
 }
 
 #[test]
+fn a_digest_that_is_gone_is_brought_by_its_name() {
+    let (_keep, store) = store();
+    let (a, b, c) = (digest('a'), digest('b'), digest('c'));
+    let entries = [(&a, "dir:/tree"), (&b, "host:5000/g/n:v1")];
+    for (digest, name) in entries {
+        let name = name.parse().unwrap();
+        store.set_reference(&name, &amd64(), entry(digest)).unwrap();
+    }
+    store.pin("12", &c, "docker://host:5000/p:1").unwrap();
+    for (text, hint) in [
+        (
+            a.to_string(),
+            "`carrack pull dir:/tree` brings it again, if that has not changed".to_string(),
+        ),
+        (
+            b.to_string(),
+            format!("`carrack pull host:5000/g/n:v1@{b}` brings it again"),
+        ),
+        (
+            c.to_string(),
+            format!("`carrack pull host:5000/p:1@{c}` brings it again"),
+        ),
+        (
+            digest('d').to_string(),
+            "in its line `# Image:`".to_string(),
+        ),
+        (
+            "sha256:dddddd".to_string(),
+            "in its line `# Image:`".to_string(),
+        ),
+        (
+            "x:2".to_string(),
+            "`carrack pull x:2` brings it,".to_string(),
+        ),
+    ] {
+        let told = store.find_named(&text, "docker.io", &amd64()).unwrap_err();
+        let hints = told.hints().join("\n");
+        assert!(hints.contains(&hint), "{text}: {hints}");
+    }
+}
+
+#[test]
 fn a_prefix_of_two_images_is_not_guessed() {
     let (_keep, store) = store();
     let hex = |end: char| {

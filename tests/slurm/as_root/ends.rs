@@ -105,7 +105,13 @@ fn what_is_missing_is_named() {
     submit("removed", &format!("hold = true\n{image}"));
     cluster
         .good("rm -r /home/alice/.local/share/carrack/images; scontrol release $(squeue -h -o %A)");
-    fails("removed", &["error: ", "sha256:"]);
+    fails(
+        "removed",
+        &[
+            "error: no image `sha256:",
+            "`carrack pull dir:/scratch/root` brings it again",
+        ],
+    );
     cluster.good("carrack pull -q dir:/scratch/root");
 
     // A node without the file system of the store.
