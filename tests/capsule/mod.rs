@@ -615,8 +615,8 @@ fn the_image_is_opened_once_on_a_node() {
         out(&command.output().unwrap());
         let text = std::fs::read(&log).unwrap();
         let data = [
-            "read(", "pread64(", "preadv(", "close(", "execve(", "mount(", "dup", "fcntl(",
-            "resumed>",
+            "read(", "pread64(", "preadv(", "preadv2(", "close(", "execve(", "mount(", "dup",
+            "fcntl(", "resumed>",
         ];
         String::from_utf8_lossy(&text)
             .lines()
