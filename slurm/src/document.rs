@@ -1,4 +1,4 @@
-//! A TOML file as names, values and the line that each stands on.
+//! A TOML file as names, values and the line that each stands on; a JSON file that says the same is read as well.
 //!
 //! Deliberately absent: what any name means. `job.rs` and `edf.rs` say that; values of `[container]` stay uninterpreted
 //! for the launcher's option table.
@@ -127,6 +127,61 @@ impl Pair {
 
 /// Reads a file. The pairs are in the order of their lines.
 pub fn parse(text: &str) -> Result<Vec<Pair>> {
+    // No TOML file begins with a brace.
+    if !text.trim_start().starts_with('{') {
+        return parse_toml(text);
+    }
+    let pairs = parse_toml(&json_as_toml(text))?;
+    match pairs.into_iter().next().map(|pair| pair.value) {
+        Some(Value::Table(pairs)) => Ok(pairs),
+        _ => Err(Mistake::new(1, "an object is needed")),
+    }
+}
+
+/// A JSON object as the value of one name. Every line stays where it is, so that mistakes name the right one: a table may
+/// span lines, and apart from the colons and two escapes its text is JSON's.
+fn json_as_toml(text: &str) -> String {
+    let object = text.trim_start();
+    let mut out = text[..text.len() - object.len()].to_string();
+    out.push_str("json = ");
+    let mut inside = false;
+    let mut rest = object.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            ':' if !inside => out.push('='),
+            '\\' if inside => match rest.next() {
+                Some('/') => out.push('/'),
+                Some('u') => code_point(&mut rest, &mut out),
+                other => out.extend(['\\'].into_iter().chain(other)),
+            },
+            c => {
+                inside ^= c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
+/// What follows `\u`. JSON writes characters beyond 16 bits as two.
+fn code_point(rest: &mut std::str::Chars<'_>, out: &mut String) {
+    let unit = |text: &str| {
+        text.get(..4)
+            .and_then(|hex| u16::from_str_radix(hex, 16).ok())
+    };
+    let text = rest.as_str();
+    let second = || unit(text.get(4..)?.strip_prefix("\\u")?);
+    let pair = unit(text).zip(second());
+    match pair.and_then(|(high, low)| char::decode_utf16([high, low]).next()?.ok()) {
+        Some(c) if u32::from(c) > 0xffff => {
+            out.push(c);
+            *rest = text[10..].chars();
+        }
+        _ => out.push_str("\\u"),
+    }
+}
+
+fn parse_toml(text: &str) -> Result<Vec<Pair>> {
     let lines = Lines::of(text);
     let document = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(0, |span| lines.line(span.start));
@@ -226,6 +281,46 @@ mod tests {
             panic!("{u:?}")
         };
         assert_eq!((u[0].text(), u[0].line), (Ok("16".to_string()), 8));
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let toml = "[job]\nnodes = 2\n[[step]]\ncommand = ['a:b', \"\\\"c\\\"\", '/d', 'é😀']\n";
+        let json = "\n{\n\"job\": {\"nodes\" : 2},\n\"step\": [\n{\"command\": [\"a:b\", \"\\\"c\\\"\", \"\\/d\", \"\\u00e9\\ud83d\\ude00\"]}]}\n";
+        let names = |text: &str| -> Vec<(String, usize, String)> {
+            let pairs = parse(text).expect("it parses");
+            let shown = |value: &Value| {
+                let text = format!("{value:?}");
+                // Lines differ.
+                text.split("line: ")
+                    .map(|part| part.trim_start_matches(char::is_numeric))
+                    .collect()
+            };
+            pairs
+                .iter()
+                .map(|pair| (pair.name.clone(), pair.line, shown(&pair.value)))
+                .collect()
+        };
+        let (toml, json) = (names(toml), names(json));
+        assert_eq!((json[0].1, json[1].1), (3, 4));
+        for (toml, json) in toml.iter().zip(&json) {
+            assert_eq!((&toml.0, &toml.2), (&json.0, &json.2));
+        }
+        for (text, line) in [
+            ("{\n\"a\": null}", 2),
+            ("{\"a\": 1,\n\"a\": 2}", 2),
+            ("{\"a\": \"\\ud83d\"}", 1),
+            ("{\n\"a\": \"\\ud83d\\u0041\"}", 2),
+            ("{\"a\": 1}\n\n}", 3),
+            ("{\"a\": \"é\\uZ", 1),
+            ("{", 1),
+        ] {
+            assert_eq!(
+                parse(text).map_err(|mistake| mistake.line),
+                Err(line),
+                "{text}"
+            );
+        }
     }
 
     #[test]

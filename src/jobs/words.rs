@@ -197,7 +197,7 @@ impl Words {
 }
 
 fn is_job_file(word: &str) -> bool {
-    word.ends_with(".toml")
+    word.ends_with(".toml") || word.ends_with(".json")
 }
 
 /// The launcher's option of this flag, and whether it is the flag that says the opposite.
