@@ -136,6 +136,25 @@ pub fn sbatch(text: &str) -> Option<String> {
     }
 }
 
+/// What `sbatch` has written, read back.
+pub fn of_sbatch(text: &str) -> String {
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let Some(quoted) = quoted else {
+        return text.to_string();
+    };
+    let mut found = String::new();
+    let mut rest = quoted.chars();
+    while let Some(c) = rest.next() {
+        found.extend(match c {
+            '\\' => rest.next(),
+            c => Some(c),
+        });
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +235,10 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(sbatch(text).as_deref(), expected, "{text:?}");
+            assert!(
+                expected.is_none_or(|line| of_sbatch(line) == text),
+                "{text:?}"
+            );
         }
     }
 

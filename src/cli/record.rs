@@ -8,9 +8,8 @@ use crate::image::manifest::platform_text;
 use crate::image::pull::host_platform;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::Phase;
-use crate::jobs::run_record::{self, Image, RunRecord, Script, hex};
+use crate::jobs::run_record::{self, Image, RunRecord};
 use crate::jobs::{crate_export, queue};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -166,9 +165,7 @@ fn start(
     let mut record = RunRecord::begin(&variable);
     record.image = image.map(|image| describe(common, image));
     if let Some(text) = script.and_then(|script| std::fs::read(script).ok()) {
-        record.script = Script {
-            sha256: hex(&Sha256::digest(&text)),
-        };
+        record.add_script(&text);
     }
     record.inputs = inputs.iter().map(|path| run_record::input(path)).collect();
     record.output_directory = std::env::current_dir()

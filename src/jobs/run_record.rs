@@ -9,6 +9,7 @@ use super::queue::{self, Phase};
 use crate::error::Result;
 use crate::image::store::now_text;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -66,6 +67,8 @@ pub struct Job {
     pub nodes: Vec<String>,
     pub tasks: String,
     pub restarts: u32,
+    /// What the user noted with the job (`--comment`).
+    pub comment: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,10 +154,23 @@ impl RunRecord {
                 nodes: Vec::new(),
                 tasks: text("SLURM_NTASKS"),
                 restarts: number("SLURM_RESTART_COUNT"),
+                comment: String::new(),
             },
             start: now_text(),
             state: "RUNNING".to_string(),
             ..RunRecord::default()
+        }
+    }
+
+    /// What the batch script itself says of the job.
+    pub fn add_script(&mut self, text: &[u8]) {
+        self.script.sha256 = hex(&Sha256::digest(text));
+        let text = String::from_utf8_lossy(text);
+        let mut options = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#SBATCH --"));
+        if let Some(comment) = options.find_map(|option| option.strip_prefix("comment=")) {
+            self.job.comment = carrack_slurm::quote::of_sbatch(comment);
         }
     }
 
