@@ -24,7 +24,7 @@ const APPLETS: [&str; 24] = [
     "pwd", "readlink", "rm", "sed", "seq", "sh", "sleep", "stat", "touch", "true", "umount", "wc",
 ];
 
-fn file(path: &str, mode: u32, content: impl AsRef<[u8]>) -> Entry {
+pub fn file(path: &str, mode: u32, content: impl AsRef<[u8]>) -> Entry {
     let kind = Kind::File(content.as_ref().to_vec());
     Entry::new(kind, path.into(), mode)
 }

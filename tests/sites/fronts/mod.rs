@@ -3,6 +3,7 @@
 //! How their words are translated is tested in tables beside `src/fronts`; here the translations run.
 
 mod gef;
+mod images;
 
 mod as_root {
     mod cluster;
