@@ -9,6 +9,7 @@ use std::process::ExitCode;
 static MEMORY: Memory = Memory::new();
 
 fn main() -> ExitCode {
+    MEMORY.get_pages();
     let handed_over = std::env::var_os(handover::VARIABLE);
     let result = match handover::arguments(std::env::args_os().collect(), handed_over) {
         Some(arguments) => carrack::cli::run(arguments),

@@ -25,6 +25,17 @@ pub struct Args {
     pub common: LaunchCommon,
 }
 
+impl From<LaunchArgs> for Args {
+    fn from(launch: LaunchArgs) -> Args {
+        Args {
+            launch,
+            dry_run: false,
+            aids: Aids::default(),
+            common: LaunchCommon::default(),
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<ExitCode> {
     if args.aids.pin {
         return pin(&args.launch, &args.common, &args.aids);

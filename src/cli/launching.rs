@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// What the user typed, in order: options of the table, then words.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaunchArgs {
     pairs: Vec<(&'static str, OsString)>,
     words: Vec<OsString>,
@@ -202,6 +202,66 @@ fn as_clap(error: Error) -> clap::Error {
 }
 
 impl LaunchArgs {
+    /// The same as the parser makes of what follows a verb, where that takes no parser: long options of the table, in their
+    /// full form, and the words. To define them all for the parser is a third of what a launch computes. `None` for
+    /// anything else, also for mistakes.
+    pub fn plain(verb: &str, arguments: &[OsString]) -> Option<LaunchArgs> {
+        let mut args = LaunchArgs::default();
+        let mut rest = arguments.iter();
+        while let Some(word) = rest.as_slice().first() {
+            let Some(flag) = word.as_bytes().strip_prefix(b"-") else {
+                break;
+            };
+            rest.next();
+            if flag == b"-" {
+                args.only_command = true;
+                break;
+            }
+            let flag = std::str::from_utf8(flag.strip_prefix(b"-")?).ok()?;
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(OsString::from(value))),
+                None => (flag, None),
+            };
+            if value.as_ref().is_some_and(|value| value.is_empty()) {
+                return None;
+            }
+            let on = OPTIONS.iter().find(|option| option.name == name);
+            let mut off = OPTIONS.iter().filter_map(|option| option.off);
+            let (name, value) = match (on.map(|option| (option.name, option.shape)), value) {
+                (Some((name, Shape::Switch)), None) => (name, None),
+                (Some((name, Shape::Value(_))), Some(value)) => (name, Some(value)),
+                (Some((name, Shape::Value(_))), None) => {
+                    let value = rest.next()?;
+                    let ordinary = !value.is_empty() && !value.as_bytes().starts_with(b"-");
+                    (name, Some(ordinary.then(|| value.clone())?))
+                }
+                // `run --entrypoint CMD` takes the next word.
+                (Some(("entrypoint", _)), _) if verb == "run" => return None,
+                (Some((name, Shape::Optional(_))), value) => {
+                    (name, Some(value.unwrap_or("true".into())))
+                }
+                (None, None) => (off.find(|off| *off == name)?, None),
+                _ => return None,
+            };
+            let value = value.unwrap_or_else(|| {
+                args.pairs.retain(|(known, _)| *known != name);
+                "true".into()
+            });
+            args.pairs.push((name, value));
+        }
+        let dashes = |word: &OsString| word == "--";
+        args.words = match rest.as_slice() {
+            [image, between, words @ ..] if dashes(between) && !args.only_command => {
+                if words.first().is_none_or(dashes) {
+                    return None;
+                }
+                std::iter::once(image).chain(words).cloned().collect()
+            }
+            words => words.to_vec(),
+        };
+        (!args.words.iter().any(|word| word.is_empty())).then_some(args)
+    }
+
     /// Everything that was asked for, through all doors.
     pub fn request(&self, mode: Mode) -> Result<Request> {
         let flags = || {
@@ -291,6 +351,66 @@ mod tests {
             request.image.unwrap_or_default(),
             command.join(" ")
         )
+    }
+
+    #[test]
+    fn without_the_parser_it_is_the_same() {
+        let mut plain = 0;
+        for line in [
+            "exec img cmd -x",
+            "exec img",
+            "run img --help",
+            "exec",
+            "exec img -- cmd -- x",
+            "exec img -- -- cmd",
+            "exec img --",
+            "exec img -- cmd",
+            "exec img cmd -- x",
+            "exec -- cmd",
+            "exec --",
+            "exec -- -- cmd",
+            "exec --tmp host -- cmd -x",
+            "exec --tmp host img cmd --tmp x",
+            "exec --tmp=host img cmd",
+            "exec --tmp= img cmd",
+            "exec --tmp -x img cmd",
+            "exec --image=other -- cmd",
+            "exec --entrypoint img cmd",
+            "run --entrypoint sh img cmd",
+            "run --entrypoint=sh img cmd",
+            "exec --no-home --home --no-home img",
+            "exec --home=/x --bind /a:/b --bind=/c --env A=1 img cmd",
+            "exec --writable img cmd",
+            "exec --writable=1G --read-only img cmd",
+            "exec -e A=1 img cmd",
+            "run --rm -ti -v /a:/b img",
+            "exec --network none img",
+            "exec --nv img",
+        ] {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let verb = words[0].to_str().unwrap();
+            if let Some(args) = LaunchArgs::plain(verb, &words[1..]) {
+                assert_eq!(args, parse(line), "{line}");
+                plain += 1;
+            }
+        }
+        assert!(plain > 15, "{plain}");
+        for line in ["exec --bnid /a img", "exec --read-only=x img", "exec --tmp"] {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            assert_eq!(LaunchArgs::plain("exec", &words[1..]), None, "{line}");
+        }
+        // Whatever the table gets.
+        for option in OPTIONS {
+            for word in [Some(option.name), option.off].into_iter().flatten() {
+                for line in [format!("exec --{word} a b"), format!("exec --{word}=a b c")] {
+                    let words: Vec<OsString> =
+                        line.split_whitespace().map(OsString::from).collect();
+                    if let Some(args) = LaunchArgs::plain("exec", &words[1..]) {
+                        assert_eq!(args, parse(&line), "{line}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

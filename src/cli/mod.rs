@@ -53,6 +53,7 @@ pub mod wait;
 
 use crate::error::{Error, Result};
 use clap::{Args as _, CommandFactory, FromArgMatches};
+use launching::LaunchArgs;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -157,11 +158,25 @@ fn parse_one(args: &[OsString]) -> Option<Cli> {
     Cli::from_arg_matches(&matches).ok()
 }
 
+/// A launch in a form that needs no parser, as nearly every task of a job is.
+fn parse_plain(args: &[OsString]) -> Option<Command> {
+    let (verb, arguments) = args.get(1..)?.split_first()?;
+    let verb = verb.to_str()?;
+    match verb {
+        "run" => LaunchArgs::plain(verb, arguments).map(|launch| Command::Run(launch.into())),
+        "exec" => LaunchArgs::plain(verb, arguments).map(|launch| Command::Exec(launch.into())),
+        _ => None,
+    }
+}
+
 /// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(name) = fronts::called(&args) {
         return fronts::run(name, &args);
+    }
+    if let Some(command) = parse_plain(&args) {
+        return command.run(&Common::default());
     }
     let args = launching::mark_dashes(args);
     if let Some(cli) = parse_one(&args) {

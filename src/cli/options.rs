@@ -69,6 +69,9 @@ impl Common {
         };
         let settings = crate::config::load(given, &projects)?;
         policy::check_profiles(&settings)?;
+        if !settings.warnings.is_empty() {
+            self.start_log();
+        }
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -123,8 +126,11 @@ impl LaunchCommon {
         (self.quiet, self.verbose, self.store) = (common.quiet, common.verbose, common.store);
     }
 
+    /// A launch has nothing to log unless asked, or the settings have: what a log needs costs a task some dozen pages.
     pub fn start_log(&self) {
-        self.common().start_log();
+        if self.verbose > 0 {
+            self.common().start_log();
+        }
     }
 
     pub fn common(&self) -> Common {

@@ -23,6 +23,16 @@ pub struct Args {
     pub common: LaunchCommon,
 }
 
+impl From<LaunchArgs> for Args {
+    fn from(launch: LaunchArgs) -> Args {
+        Args {
+            launch,
+            dry_run: false,
+            common: LaunchCommon::default(),
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<ExitCode> {
     let aids = Aids::default();
     start(Mode::Run, &args.launch, &args.common, &aids, args.dry_run)

@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SIZE: usize = 512 << 10;
 /// Large things are few, and better given back.
 const LARGE: usize = 32 << 10;
+/// The usual size; there is nothing to gain on a system with another.
+const PAGE: usize = 4096;
+/// What every launch uses.
+const AT_ONCE: usize = 128 << 10;
 
 pub struct Memory {
     first: First,
@@ -31,6 +35,11 @@ impl Memory {
             first: First(UnsafeCell::new([0; SIZE])),
             used: AtomicUsize::new(0),
         }
+    }
+
+    /// Gets the first pages now. To be called at the start.
+    pub fn get_pages(&self) {
+        populate(self.start(), AT_ONCE);
     }
 
     fn start(&self) -> usize {
@@ -78,6 +87,21 @@ impl Memory {
                 )
                 .is_ok()
     }
+}
+
+/// Gets the pages of a fresh buffer that will be filled at once.
+pub fn get_pages(buffer: &mut [u8]) {
+    let start = buffer.as_mut_ptr() as usize;
+    let before = start % PAGE;
+    populate(start - before, before + buffer.len());
+}
+
+/// One call costs a fraction of a fault for each page.
+fn populate(start: usize, length: usize) {
+    let start = std::ptr::without_provenance_mut(start);
+    // SAFETY: no byte changes, also where a page has another owner, too. A kernel that does not know the advice, or has
+    // other pages, refuses it.
+    let _ = unsafe { libc::madvise(start, length, libc::MADV_POPULATE_WRITE) };
 }
 
 impl Default for Memory {

@@ -6,6 +6,7 @@ use super::metadata::{Cursor, Held, copy};
 use super::{Image, InodeReference, Tool, Work};
 use crate::error::Result;
 use crate::squashfs::format::{DATA_SIZE_MASK, DATA_UNCOMPRESSED};
+use crate::sys::memory;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -232,6 +233,7 @@ impl Image {
         }
         if buffer.len() < block_size {
             buffer = vec![0; block_size];
+            memory::get_pages(&mut buffer);
         }
         if word & DATA_UNCOMPRESSED != 0 {
             let into = buffer.get_mut(..size).unwrap_or_default();
