@@ -39,6 +39,8 @@ const S_CTX_LOCAL: c_int = 1;
 const S_CTX_REMOTE: c_int = 2;
 const S_CTX_ALLOCATOR: c_int = 3;
 const ESPANK_SUCCESS: c_int = 0;
+/// From slurm_errno.h; Slurm's calls leave it in errno.
+const ESLURM_INVALID_JOB_ID: c_int = 2017;
 /// Longest variable read: pins are short, but users' variables may be anything.
 const MAX_VARIABLE: usize = 64 * 1024;
 
@@ -142,6 +144,29 @@ fn owned_by_slurm(word: CString) -> *mut c_char {
     // SAFETY: every release of Slurm declares it so in xstring.h.
     let duplicate: Duplicate = unsafe { std::mem::transmute(symbol) };
     duplicate(word.as_ptr())
+}
+
+/// Asks the controller; only its plain word that it knows no such job means that there is none.
+fn job_is_gone(job: u32) -> Option<bool> {
+    type Load = extern "C" fn(*mut *mut c_void, u32, u16) -> c_int;
+    type Free = extern "C" fn(*mut c_void);
+    // SAFETY: lookups by name among the symbols of this process.
+    let [load, free] = [c"slurm_load_job", c"slurm_free_job_info_msg"]
+        .map(|name| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) });
+    if load.is_null() || free.is_null() {
+        return None;
+    }
+    // SAFETY: every release of Slurm declares them so in slurm.h.
+    let load: Load = unsafe { std::mem::transmute(load) };
+    // SAFETY: likewise.
+    let free: Free = unsafe { std::mem::transmute(free) };
+    let mut answer = std::ptr::null_mut();
+    if load(&raw mut answer, job, 0) == 0 {
+        free(answer);
+        return Some(false);
+    }
+    let code = std::io::Error::last_os_error().raw_os_error();
+    (code == Some(ESLURM_INVALID_JOB_ID)).then_some(true)
 }
 
 impl Spank for Real {
@@ -271,6 +296,18 @@ impl Spank for Real {
 
     fn remove_directory(&mut self, path: &str) -> Result<(), String> {
         system::remove_directory(path)
+    }
+
+    fn names_in(&self, directory: &str) -> Vec<String> {
+        system::names_in(directory)
+    }
+
+    fn jobs_here(&self) -> Vec<u32> {
+        system::jobs_here()
+    }
+
+    fn job_is_gone(&self, job: u32) -> Option<bool> {
+        job_is_gone(job)
     }
 
     fn mount_image(

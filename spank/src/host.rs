@@ -51,6 +51,12 @@ pub trait Spank {
     fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String>;
     /// Removes a directory with all that is in it.
     fn remove_directory(&mut self, path: &str) -> Result<(), String>;
+    /// The names in a directory; none if it cannot be read.
+    fn names_in(&self, directory: &str) -> Vec<String>;
+    /// The jobs of which Slurm runs any step on this node.
+    fn jobs_here(&self) -> Vec<u32>;
+    /// Whether the controller says that there is no such job any more; `None` where it does not answer.
+    fn job_is_gone(&self, job: u32) -> Option<bool>;
     /// Lets the kernel mount an image; where. `None` when the store does not have it.
     fn mount_image(
         &mut self,
@@ -86,6 +92,8 @@ pub(crate) mod fake {
         pub can_prepend: bool,
         /// What was done to the node.
         pub done: Vec<String>,
+        /// Directories that earlier jobs left.
+        pub names: Vec<String>,
     }
 
     impl Fake {
@@ -101,6 +109,7 @@ pub(crate) mod fake {
                 command,
                 can_prepend: false,
                 done: Vec::new(),
+                names: Vec::new(),
             }
         }
     }
@@ -146,6 +155,15 @@ pub(crate) mod fake {
         fn remove_directory(&mut self, path: &str) -> Result<(), String> {
             self.done.push(format!("remove {path}"));
             Ok(())
+        }
+        fn names_in(&self, _: &str) -> Vec<String> {
+            self.names.clone()
+        }
+        fn jobs_here(&self) -> Vec<u32> {
+            vec![5]
+        }
+        fn job_is_gone(&self, job: u32) -> Option<bool> {
+            (job < 100).then_some(job != 6)
         }
         fn mount_image(
             &mut self,

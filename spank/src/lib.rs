@@ -10,7 +10,7 @@
 //! | `slurm_spank_task_init_privileged` | slurmstepd's child, once per task | root | a directory for a root with a name | [`stepd`] |
 //! | `slurm_spank_task_init` | slurmstepd's child, once per task | user | put the launcher in front of the command | [`task`] |
 //! | `slurm_spank_task_exit` | slurmstepd | root | after the last task, save the root (as the user) | [`stepd`] |
-//! | `slurm_spank_job_epilog` | slurmstepd, for the job | root | remove the job's directory | [`stepd`] |
+//! | `slurm_spank_job_epilog` | slurmstepd, for the job | root | remove the job's directory, and what missed epilogs left | [`stepd`] |
 //!
 //! How the command becomes `carrack exec … -- command`: Slurm 23.11 and later have `spank_prepend_task_argv`. Before,
 //! `S_JOB_ARGV` gives the very array that slurmstepd will execute, so the plugin replaces the first word in the task's own

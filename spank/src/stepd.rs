@@ -100,9 +100,30 @@ pub fn task_exit(
 
 /// When the job has ended on this node.
 pub fn job_epilog(spank: &mut dyn Spank, settings: &Settings) -> Result<(), String> {
-    match spank.step() {
-        Some(step) => spank.remove_directory(&directory(settings, step.job)),
-        None => Err("Slurm does not tell which job has ended".to_string()),
+    let Some(step) = spank.step() else {
+        return Err("Slurm does not tell which job has ended".to_string());
+    };
+    sweep(spank, settings, step.job);
+    spank.remove_directory(&directory(settings, step.job))
+}
+
+/// Removes what jobs have left whose epilog never ran: slurmd was killed, or the node was lost. Only of jobs that run
+/// nothing here and that the controller has forgotten; a job that waits between two steps or to be run again is neither.
+fn sweep(spank: &mut dyn Spank, settings: &Settings, own: u32) {
+    let here = spank.jobs_here();
+    let names = spank.names_in(&settings.state);
+    let jobs = names.iter().filter_map(|name| name.parse::<u32>().ok());
+    for job in jobs.filter(|job| *job != own && !here.contains(job)) {
+        match spank.job_is_gone(job) {
+            Some(true) => {}
+            Some(false) => continue,
+            // The next one would only wait as long; a later epilog asks again.
+            None => return,
+        }
+        // No reason to take the node out of service.
+        if let Err(error) = spank.remove_directory(&directory(settings, job)) {
+            spank.error(&error);
+        }
     }
 }
 
@@ -160,6 +181,16 @@ mod tests {
         let mut epilog = Fake::at(Place::Other);
         job_epilog(&mut epilog, &settings()).unwrap();
         assert_eq!(epilog.done, ["remove /run/x/7"]);
+        // What a missed epilog left: 5 still runs here, the controller still knows 6.
+        let mut epilog = Fake::at(Place::Other);
+        epilog.names = ["4", "5", "6", "7", "x", "-8", "9", "100", "8"]
+            .map(str::to_string)
+            .to_vec();
+        job_epilog(&mut epilog, &settings()).unwrap();
+        assert_eq!(
+            epilog.done,
+            ["remove /run/x/4", "remove /run/x/9", "remove /run/x/7"]
+        );
     }
 
     #[test]

@@ -58,6 +58,27 @@ pub fn remove_directory(path: &str) -> Result<(), String> {
     std::fs::remove_dir_all(path).map_err(failed(path))
 }
 
+pub fn names_in(directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+/// By the titles that Slurm gives its processes: `slurmstepd: [JOB.STEP]`.
+pub fn jobs_here() -> Vec<u32> {
+    let title = |process: &String| std::fs::read(format!("/proc/{process}/cmdline")).ok();
+    let processes = names_in("/proc").into_iter();
+    processes
+        .filter_map(|process| {
+            let title = title(&process)?;
+            let rest = title.strip_prefix(b"slurmstepd: [")?;
+            let digits = rest.split(|byte| !byte.is_ascii_digit()).next()?;
+            std::str::from_utf8(digits).ok()?.parse().ok()
+        })
+        .collect()
+}
+
 /// Runs a program with the user's rights and the job's environment; what it said on its standard error if it failed.
 pub fn run_as_user(
     step: &Step,

@@ -51,6 +51,8 @@ pub struct Setup<'a> {
     /// The maker's place among them.
     pub rank: Option<u32>,
     pub maker: u32,
+    /// The number of the step that this process dies with.
+    pub step: Option<u32>,
     /// The process whose end is the end of the step.
     pub guardian: Option<u32>,
     /// Tasks change their own copies of the mount namespace, so no task's namespace is the capsule's.
@@ -362,6 +364,7 @@ impl Broker<'_> {
                     made: std::time::SystemTime::now()
                         .duration_since(std::time::UNIX_EPOCH)
                         .map_or(0, |time| time.as_secs()),
+                    step: self.setup.step,
                 };
                 rendezvous.write(entry.name, &description)?;
                 Ok(listener)

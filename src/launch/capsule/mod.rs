@@ -17,6 +17,7 @@ use crate::sys::{Errno, process, socket};
 use rendezvous::{Description, Lock, Rendezvous};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// How this process came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
         return Ok(Entered::Made);
     };
     let variable = |name: &str| std::env::var(name).ok();
-    let rank = scope::place(variable);
+    let (rank, step) = (scope::place(variable), scope::step(variable));
     let name = scope::entry_name(key, &scope::node(variable));
     let rendezvous = match Rendezvous::open() {
         Ok(found) => found,
@@ -69,7 +70,7 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
         Err(errno) => return Err(no_meeting_place(errno).into()),
     };
     loop {
-        if join(&rendezvous, &name, rank)? {
+        if join_own(&rendezvous, &name, rank, step)? {
             return Ok(Entered::Joined);
         }
         let lock = match rendezvous
@@ -83,7 +84,7 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
                     .lock(&name, Lock::Waiting, true)
                     .map_err(no_lock)?;
                 drop(waited);
-                if join(&rendezvous, &name, rank)? {
+                if join_own(&rendezvous, &name, rank, step)? {
                     return Ok(Entered::Joined);
                 }
                 // It failed. One of those who waited is next.
@@ -97,7 +98,7 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
             }
         };
         // Between the first look and the lock another task may have finished.
-        if join(&rendezvous, &name, rank)? {
+        if join_own(&rendezvous, &name, rank, step)? {
             return Ok(Entered::Joined);
         }
         rendezvous.sweep_others(&scope::prefix_of(&name));
@@ -131,11 +132,54 @@ struct Meeting<'a> {
     rank: Option<u32>,
 }
 
+/// The same for a task: never into another step's capsule, because at that step's end Slurm kills the process that serves it.
+fn join_own(
+    rendezvous: &Rendezvous,
+    name: &str,
+    rank: Option<u32>,
+    step: Option<u32>,
+) -> Result<bool> {
+    let mut tries = 0;
+    loop {
+        let Some((connection, description)) = rendezvous.connect(name) else {
+            return Ok(false);
+        };
+        let Some(of) = description.step.filter(|of| Some(*of) != step) else {
+            return welcome(connection, rank);
+        };
+        // The step before may be ending at this moment.
+        if tries < STEP_BEFORE.0 {
+            tries += 1;
+            std::thread::sleep(STEP_BEFORE.1);
+            continue;
+        }
+        let name = name.split('.').nth(1).unwrap_or_default();
+        return Err(in_use(name.strip_prefix("name=").unwrap_or(name))
+            .cause(format!(
+                "step {of} still runs in it, and Slurm would take it away at that step's end"
+            ))
+            .hint("let one step end before the next begins, or give each a name of its own"));
+    }
+}
+
+/// How often, and after what time, to look again for the end of a step.
+const STEP_BEFORE: (u32, Duration) = (100, Duration::from_millis(20));
+
+fn in_use(name: &str) -> Error {
+    Error::new(format!(
+        "the root `{name}` is in use by another step of this job"
+    ))
+}
+
 /// Enters the capsule of an entry through its broker. False when there is none.
 fn join(rendezvous: &Rendezvous, name: &str, rank: Option<u32>) -> Result<bool> {
-    let Some((connection, _)) = rendezvous.connect(name) else {
-        return Ok(false);
-    };
+    match rendezvous.connect(name) {
+        Some((connection, _)) => welcome(connection, rank),
+        None => Ok(false),
+    }
+}
+
+fn welcome(connection: OwnedFd, rank: Option<u32>) -> Result<bool> {
     match request(connection, rank) {
         Some(namespaces) => enter_namespaces(&namespaces).map(|()| true),
         None => Ok(false),
@@ -218,21 +262,18 @@ fn lock_kept(plan: &Plan) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let fd = rustix::fs::open(at.join("lock"), flags, Mode::RUSR | Mode::WUSR).or_say(what)?;
     // The capsule of the step before may be ending at this moment.
-    for _ in 0..100 {
+    for _ in 0..STEP_BEFORE.0 {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(fd)),
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(STEP_BEFORE.1),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::new(what()).source(errno)),
         }
     }
     let name = at.file_name().unwrap_or_default();
-    Err(Error::new(format!(
-        "the root `{}` is in use by another step of this job",
-        name.display()
-    ))
-    .cause("that step asked for other mounts or another access")
-    .hint("give both steps the same options, or another name"))
+    Err(in_use(&name.to_string_lossy())
+        .cause("that step asked for other mounts or another access")
+        .hint("give both steps the same options, or another name"))
 }
 
 fn open_image(image: &Image) -> std::result::Result<Option<OwnedFd>, Refused> {
@@ -268,6 +309,7 @@ fn start_broker(
         tasks: plan.tasks_on_node,
         rank: meeting.and_then(|meeting| meeting.rank),
         maker: std::process::id(),
+        step: scope::step(|name| std::env::var(name).ok()),
         guardian: meeting.and_then(|_| scope::guardian()),
         private_copies: !plan.task_steps.is_empty(),
         shut: plan.shut,

@@ -310,6 +310,8 @@ pub struct Description {
     pub shut: bool,
     /// When it was made, in seconds since 1970.
     pub made: u64,
+    /// The step of Slurm's at whose end the broker is killed; none where nothing but its last process ends a capsule.
+    pub step: Option<u32>,
 }
 
 impl Description {
@@ -322,7 +324,7 @@ impl Description {
         }
         let (mut socket, mut broker, mut image, mut file, mut made) =
             (None, None, None, None, None);
-        let mut shut = false;
+        let (mut shut, mut step) = (false, None);
         for line in lines {
             match line.split_once(' ')? {
                 ("socket", hex) => socket = unhex(hex),
@@ -331,6 +333,7 @@ impl Description {
                 ("file", hex) => file = unhex(hex).map(|b| PathBuf::from(OsString::from_vec(b))),
                 ("shut", word) => shut = word == "yes",
                 ("made", seconds) => made = seconds.parse().ok(),
+                ("step", number) => step = number.parse().ok(),
                 _ => {}
             }
         }
@@ -341,6 +344,7 @@ impl Description {
             file: file?,
             shut,
             made: made?,
+            step,
         })
     }
 }
@@ -354,6 +358,9 @@ impl std::fmt::Display for Description {
         writeln!(out, "file {}", hex(self.file.as_os_str().as_bytes()))?;
         writeln!(out, "shut {}", if self.shut { "yes" } else { "no" })?;
         writeln!(out, "made {}", self.made)?;
+        if let Some(step) = self.step {
+            writeln!(out, "step {step}")?;
+        }
         writeln!(out, "end")
     }
 }
@@ -387,6 +394,7 @@ mod tests {
             file: "/store/a b.sqsh".into(),
             shut: true,
             made: 1_763_700_000,
+            step: Some(3),
         }
     }
 

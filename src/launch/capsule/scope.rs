@@ -17,6 +17,15 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
     PLACES.iter().find_map(|name| variable(name)?.parse().ok())
 }
 
+/// The number of this step, at whose end Slurm kills all that began in it. A batch script's capsule lives as long as the job.
+pub fn step(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    let number = variable("SLURM_STEP_ID")?.parse().ok()?;
+    // Above are the batch script, the extern step and their like.
+    (variable("SLURM_JOB_ID").is_some() && number < FIRST_SPECIAL_STEP).then_some(number)
+}
+
+const FIRST_SPECIAL_STEP: u32 = 0xffff_fff0;
+
 /// The name of this node for Slurm, which may run several of them on one machine.
 pub fn node(variable: impl Fn(&str) -> Option<String>) -> String {
     variable("SLURMD_NODENAME")
@@ -115,6 +124,23 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_stat(stat.as_bytes()), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn numbered_steps_end_by_themselves() {
+        for (job, number, expected) in [
+            (Some("7"), Some("3"), Some(3)),
+            (Some("7"), Some("4294967291"), None),
+            (Some("7"), Some("x"), None),
+            (Some("7"), None, None),
+            (None, Some("3"), None),
+        ] {
+            let variable = |name: &str| match name {
+                "SLURM_JOB_ID" => job.map(str::to_string),
+                _ => number.map(str::to_string),
+            };
+            assert_eq!(step(variable), expected, "{job:?} {number:?}");
         }
     }
 
