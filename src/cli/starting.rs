@@ -113,7 +113,8 @@ fn prepare(
     aids: &Aids,
     dry_run: bool,
 ) -> Result<Plan> {
-    let (mut request, settings, profile) = checked(mode, launch, common, aids)?;
+    let (mut request, settings, profile) =
+        checked(mode, launch, common, aids).map_err(on_this_node)?;
     let config = &settings.config;
     // A terminal makes a shell of any command.
     if !profile.interactive && !dry_run && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -151,7 +152,7 @@ fn prepare(
     if injection.wanted {
         facts.mpi = probe::host_mpi(&found.record.contents, &injection, &facts);
     }
-    let plan = plan(&found, &request, config, &facts)?;
+    let plan = plan(&found, &request, config, &facts).map_err(on_this_node)?;
     if !dry_run {
         let project = facts.project.as_ref().map(|project| project.name.as_str());
         hooks::start(&settings, &request, &profile, &found, project)?;
@@ -159,7 +160,7 @@ fn prepare(
     Ok(plan)
 }
 
-/// In a step of many nodes it matters which one lacks the image.
+/// In a step of many nodes it matters which one lacks the image, or has other rules.
 fn on_this_node(error: Error) -> Error {
     match std::env::var_os("SLURM_STEP_ID") {
         Some(_) => error.cause(format!("on node {}", probe::node_name())),

@@ -3,17 +3,29 @@
 use super::{plugstack, with_plugin};
 use crate::need::need;
 
+/// A site's rule that the step breaks.
+const RULE: &str = "[profile.hpc]\ndeny = ['bind']\n";
+
 #[test]
 fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
     need!(Root, Slurm);
     let cluster = with_plugin(2, 0);
+    std::fs::create_dir_all(cluster.path("etc/carrack")).unwrap();
     let on_n2 = |line: &str| {
         let output = cluster.run(&["sh", "n2", "sh", "-c", line]);
         assert!(output.status.success(), "{line}: {output:?}");
     };
-    let step = "rm -f ran; srun -N2 --container-image=base sh -c 'echo ran on $SLURMD_NODENAME; \
+    let step = "rm -f ran; srun -N2 --container-image=base --container-mounts=/etc:/opt sh -c 'echo ran on $SLURMD_NODENAME; \
                 grep -q 12.99 /etc/debian_version || touch /scratch/alice/ran'; echo code $?; test ! -e ran";
+    cluster.write("site.toml", RULE);
     for (name, before, after, expected) in [
+        (
+            "a rule of that node's alone",
+            "mkdir -p /tmp/carrack; cp /scratch/alice/site.toml /tmp/carrack/carrack.toml; \
+             mount --bind /tmp/carrack /etc/carrack",
+            "umount /etc/carrack",
+            vec!["denies the option `bind`", "on node n2", "code 2\n"],
+        ),
         (
             "no plugin: Slurm itself goes on without the options",
             ": >/tmp/plugstack; mount --bind /tmp/plugstack /etc/slurm/plugstack.conf",
@@ -64,6 +76,17 @@ fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
         }
     }
     assert!(cluster.good(step).contains("ran on n2\n"));
+    // The login node's rule is told before the queue.
+    std::fs::write(cluster.path("etc/carrack/carrack.toml"), RULE).unwrap();
+    let before = cluster.good("squeue -h -t all -o %i | wc -l");
+    let (code, said) = cluster.login(step);
+    assert!(
+        code == 0
+            && said.contains("denies the option `bind`")
+            && said.contains("nothing was submitted"),
+        "{said}"
+    );
+    assert_eq!(cluster.good("squeue -h -t all -o %i | wc -l"), before);
 }
 
 #[test]
