@@ -2,6 +2,8 @@
 
 use super::{Cluster, plugstack, with_plugin};
 use crate::need::need;
+use carrack::record::ImageRecord;
+use std::path::Path;
 
 /// A store of root's with three images, and the plugin told to let the kernel mount from it.
 fn with_site_store() -> Cluster {
@@ -27,6 +29,28 @@ fn with_site_store() -> Cluster {
     // Also for the epilog, which slurmd looks for when it starts.
     assert!(cluster.run(&["restart"]).status.success());
     cluster
+}
+
+/// Where the kernel mounted images on a node, for a shell: the directory above cannot be listed.
+const MOUNTED: &str = "$(grep -o \"/run/carrack/[^ ]*/images/[^ ]*\" /proc/mounts)";
+
+/// Gives the record of one image the layers of another, as if it had been made from them.
+fn pretend_made(cluster: &Cluster, name: &str, other: &str) {
+    let record = |name: &str| {
+        let line = format!(
+            "/scratch/bin/carrack --store /scratch/site inspect {name} | sed -n 's/^path *//p'"
+        );
+        let image = as_root(cluster, "login", &line);
+        cluster.path(&image.trim()[1..]).with_extension("json")
+    };
+    let read = |path: &Path| ImageRecord::parse(&std::fs::read(path).unwrap()).unwrap();
+    let path = record(name);
+    let layers = read(&record(other)).layers;
+    let changed = ImageRecord {
+        layers,
+        ..read(&path)
+    };
+    std::fs::write(&path, changed.to_json()).unwrap();
 }
 
 fn as_root(cluster: &Cluster, node: &str, line: &str) -> String {
@@ -65,8 +89,8 @@ fn the_kernel_mounts_the_site_s_images_and_no_others() {
     let said = tell(&format!(
         "step -n1 --container-image=good busybox {remount} /; \
          step -n1 --container-image=good busybox unshare -U -r -m busybox umount /; \
-         step -n1 sh -c 'busybox {remount} /run/carrack/*/images/*'; \
-         step -n1 sh -c 'busybox unshare -U -r -m busybox umount /run/carrack/*/images/*'; \
+         step -n1 sh -c 'busybox {remount} {MOUNTED}'; \
+         step -n1 sh -c 'busybox unshare -U -r -m busybox umount {MOUNTED}'; \
          step -n1 sh -c 'rm -rf /run/carrack/*/images /run/carrack/*/x; mv /run/carrack/*/images /run/carrack/x'; \
          step -n1 --container-image=good {look}"
     ));
@@ -78,11 +102,11 @@ fn the_kernel_mounts_the_site_s_images_and_no_others() {
     let codes = cluster.good(&format!(
         "{job}for what in 'busybox {remount} /' 'busybox unshare -U -r -m busybox umount /'; do \
          srun --jobid=$job --overlap -n1 --quiet --container-image=good $what 2>/dev/null && echo done; done; \
-         srun --jobid=$job --overlap -n1 sh -c 'for at in /run/carrack/*/images/*; do \
+         srun --jobid=$job --overlap -n1 sh -c 'for at in {MOUNTED}; do echo $at | cut -d/ -f2,3,5; \
          busybox {remount} $at && echo done; busybox unshare -U -r -m busybox umount $at && echo done; umount $at && echo done; done' 2>/dev/null; \
          scancel $job"
     ));
-    assert_eq!(codes, "", "{refused:?}");
+    assert_eq!(codes, "run/carrack/images\n", "{refused:?}");
 
     // A foreign image is served as always, and its device is dead; broken ones run nowhere.
     let said = tell(&format!(
@@ -113,6 +137,21 @@ fn the_kernel_mounts_the_site_s_images_and_no_others() {
     let said = tell(&format!("step -n1 --container-image=short {look}"));
     assert!(
         !said.contains("NoNewPrivs") && said.contains("error"),
+        "{said}"
+    );
+    // Were such an image ever among those that carrack made, its device would be as dead for the kernel's mount.
+    pretend_made(&cluster, "foreign", "good");
+    let said = tell(&format!(
+        "step -n1 --container-image=foreign grep -c squashfs /proc/mounts; step -n1 --container-image=foreign cat /device; \
+         step -n1 sh -c 'ls -l {MOUNTED}/device; cat {MOUNTED}/device'"
+    ));
+    assert!(said.contains("crw-rw-rw-"), "{said}");
+    assert!(
+        said.contains("cat: can't open '/device': Permission denied"),
+        "{said}"
+    );
+    assert!(
+        said.contains("images/") && said.contains("/device: Permission denied\n"),
         "{said}"
     );
     // A file that is not root's alone any more.
