@@ -6,6 +6,7 @@ mod kept;
 mod options;
 mod ranks;
 mod root_mode;
+mod soak;
 
 use super::cluster::Cluster;
 use crate::scene::carrack;
