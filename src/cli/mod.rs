@@ -4,6 +4,7 @@
 //! known: `carrack exec` runs once per task. Only this floor prints.
 
 mod aids;
+pub mod artifact;
 pub mod attach;
 pub mod cancel;
 pub mod check;
@@ -96,7 +97,7 @@ commands! {
     "Images" {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
-    "Registries" { Search search, Tags tags, Login login, Logout logout }
+    "Registries" { Search search, Tags tags, Artifact artifact, Login login, Logout logout }
     "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule, CheckImage check_image }
     "Slurm jobs" {
         Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record,

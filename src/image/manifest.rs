@@ -178,7 +178,8 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest> {
         other => {
             let kind = manifest.artifact_type.as_deref().unwrap_or(other);
             return Err(Error::new("this is not a container image")
-                .cause(format!("it is an artifact of type `{kind}`")));
+                .cause(format!("it is an artifact of type `{kind}`"))
+                .hint("`carrack artifact pull` fetches the files of an artifact"));
         }
     }
     if manifest.layers.len() > MAX_LAYERS {

@@ -1,6 +1,7 @@
 //! The image half: a reference becomes one squashfs file and its record in the store.
 
 pub mod adopt;
+pub mod artifact;
 pub mod assemble;
 pub mod contents;
 pub mod convert;

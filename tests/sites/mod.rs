@@ -4,9 +4,11 @@
 //! A site here is an installation of the test's own: a copy of the binary and `etc/carrack.toml` beside it, which counts
 //! as the site's file because whoever owns the binary could change it anyway.
 
+mod artifacts;
 mod attempts;
 mod battery;
 mod contracts;
+mod etc;
 mod fronts;
 mod hooks;
 mod rows;

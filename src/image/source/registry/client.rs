@@ -8,11 +8,12 @@ use super::address::Getent;
 use super::auth::Auth;
 use super::failure::{Failure, by_status, chain, unsent};
 use super::route::{self, Endpoint, Transport, shown};
+use super::upload::Content;
 use super::{tls, wait};
 use crate::image::credentials::{self, Credential};
 use crate::image::source::{Secret, SourceSettings};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Method, Response, StatusCode, Url};
 use std::collections::HashMap;
@@ -61,6 +62,7 @@ pub struct Request {
     pub accept: Option<&'static str>,
     /// First and last byte.
     pub range: Option<(u64, u64)>,
+    pub content: Option<Content>,
 }
 
 /// A request to any server.
@@ -72,6 +74,8 @@ pub struct Call {
     pub range: Option<(u64, u64)>,
     /// A form to post.
     pub body: Option<Secret>,
+    /// What is uploaded.
+    pub content: Option<Content>,
 }
 
 pub struct Reply {
@@ -90,6 +94,7 @@ impl Call {
             accept: None,
             range: None,
             body: None,
+            content: None,
         }
     }
 }
@@ -102,6 +107,7 @@ impl Request {
             scope,
             accept: None,
             range: None,
+            content: None,
         }
     }
 }
@@ -257,6 +263,7 @@ impl Client {
                 accept: request.accept,
                 range: request.range,
                 body: None,
+                content: request.content.clone(),
             };
             match self.call(call).await {
                 Err(Failure::Unreachable { .. }) if known == SCHEME_OPEN => {
@@ -287,6 +294,7 @@ impl Client {
             accept,
             range,
             body,
+            content,
         } = call;
         let mut elsewhere = false;
         for _ in 0..MAX_REDIRECTS {
@@ -309,7 +317,15 @@ impl Client {
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form.reveal().to_string());
             }
-            let sent = tokio::time::timeout(self.settings.stall_timeout, request.send()).await;
+            let mut patience = self.settings.stall_timeout;
+            if let Some(content) = &content {
+                patience += content.patience();
+                request = request
+                    .header(CONTENT_TYPE, &content.media_type)
+                    .header(CONTENT_LENGTH, content.len())
+                    .body(content.body().await?);
+            }
+            let sent = tokio::time::timeout(patience, request.send()).await;
             let response = match sent {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => return Err(unsent(error, &url)),
@@ -317,12 +333,12 @@ impl Client {
                     return Err(Failure::temporary(format!(
                         "`{}` did not answer within {} seconds",
                         shown(&url),
-                        self.settings.stall_timeout.as_secs()
+                        patience.as_secs()
                     )));
                 }
             };
             // Only a GET or HEAD may be repeated elsewhere, and never a form with a token in it.
-            let moved = response.status().is_redirection() && body.is_none();
+            let moved = response.status().is_redirection() && body.is_none() && content.is_none();
             let Some(location) = response.headers().get(LOCATION).filter(|_| moved) else {
                 let wait = response
                     .headers()

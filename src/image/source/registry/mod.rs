@@ -12,6 +12,7 @@ pub mod failure;
 mod route;
 mod signatures;
 mod tls;
+pub mod upload;
 mod wait;
 
 use super::resolve;
@@ -222,6 +223,17 @@ impl Source for Registry {
 }
 
 impl Registry {
+    /// The manifest that the name stands for, whatever kind of thing it describes.
+    pub fn any_manifest(&self) -> Result<Vec<u8>> {
+        let what = format!("cannot get the manifest of `{}`", self.name);
+        let version = self.name.version();
+        self.first(&what, async |client, endpoint| {
+            let fetched = get_manifest(client, endpoint, &version, manifest::MAX_BYTES).await?;
+            check_stated(&fetched, self.name.digest)?;
+            Ok(fetched.bytes)
+        })
+    }
+
     /// A manifest or config that a manifest at hand names.
     fn document(&self, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let kind =
