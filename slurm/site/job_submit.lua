@@ -29,9 +29,26 @@ local function check_script(script)
     return nil
 end
 
+-- Several partitions may be named at once, and none means the default one.
+local function is_guarded(partitions, part_list)
+    if partitions == nil or partitions == "" then
+        for name, partition in pairs(part_list or {}) do
+            if partition.flag_default == 1 and guarded[name] then
+                return true
+            end
+        end
+        return false
+    end
+    for name in partitions:gmatch("[^,%s]+") do
+        if guarded[name] then
+            return true
+        end
+    end
+    return false
+end
+
 function slurm_job_submit(job_desc, part_list, submit_uid)
-    local partition = job_desc.partition
-    if partition == nil or not guarded[partition] then
+    if not is_guarded(job_desc.partition, part_list) then
         return slurm.SUCCESS
     end
     if job_desc.script == nil or job_desc.script == "" then
@@ -46,7 +63,7 @@ end
 
 function slurm_job_modify(job_desc, job_rec, part_list, modify_uid)
     -- A job cannot be moved into the partition past the check.
-    if job_desc.partition ~= nil and guarded[job_desc.partition] and modify_uid ~= 0 then
+    if job_desc.partition ~= nil and is_guarded(job_desc.partition, part_list) and modify_uid ~= 0 then
         return refuse("jobs are not moved into this partition")
     end
     return slurm.SUCCESS

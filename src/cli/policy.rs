@@ -3,7 +3,7 @@
 //! The rules of profiles are `launch/profile.rs`'s; here they are put to a job that is about to be made, so that what the
 //! node would refuse fails at the desk.
 
-use crate::config::{Access, Config, Settings};
+use crate::config::{Access, Config, Require, Settings};
 use crate::error::{Error, Result};
 use crate::jobs::assemble::{Assembled, Contract};
 use crate::launch::contract::Words;
@@ -11,7 +11,7 @@ use crate::launch::options::{OPTIONS, apply};
 use crate::launch::probe;
 use crate::launch::profile::Profile;
 use crate::launch::request::{Mode, Origin, Request};
-use carrack_slurm::job::{Run, Setting};
+use carrack_slurm::job::{ImageOn, Run, Setting};
 use std::ffi::OsString;
 
 /// What somebody wants to do.
@@ -102,6 +102,7 @@ pub fn check_profiles(settings: &Settings) -> Result<()> {
 /// Puts the site's rules to a job: every step's options, the profile's defaults and limits.
 pub fn check_job(assembled: &mut Assembled, config: &Config) -> Result<()> {
     may(Deed::Run, &config.access)?;
+    check_place(assembled, config)?;
     let mut cleans_up = false;
     let mut contract = Contract::default();
     let mut defaults: Option<Profile> = None;
@@ -159,6 +160,26 @@ pub fn check_job(assembled: &mut Assembled, config: &Config) -> Result<()> {
     assembled.script.contract = words;
     assembled.contract = contract;
     Ok(())
+}
+
+/// A copy on a node's disk is a file that the user could have written. Where the site says which images may run, the
+/// node would refuse it after the queue.
+fn check_place(assembled: &Assembled, config: &Config) -> Result<()> {
+    let rules = [
+        (!config.launch.images.is_empty(), "launch.images"),
+        (!config.trust.digests.is_empty(), "trust.digests"),
+        (config.trust.require != Require::Nothing, "trust.require"),
+    ];
+    match rules.iter().find(|(set, _)| *set) {
+        Some((_, rule)) if assembled.script.image_on == ImageOn::Node => Err(Error::usage(
+            "`image-on = \"node\"` is not allowed here",
+        )
+        .cause(format!(
+            "the site says which images may run (`{rule}`), and a copy on a node's disk could be anything"
+        ))
+        .hint("leave it out: the shared image is used")),
+        _ => Ok(()),
+    }
 }
 
 fn profile_of(request: &Request, variables: &Request) -> Request {

@@ -173,7 +173,17 @@ pub fn by_jobs() -> Vec<Attempt> {
             "profile.ces.user_binds",
         ),
     ];
-    let mut all: Vec<Attempt> = Vec::new();
+    let mut all: Vec<Attempt> = vec![Attempt {
+        name: "a copy of the image on the node",
+        site: IMAGES,
+        files: &[(
+            "work/n.toml",
+            "[job]\nimage-on = \"node\"\n[container]\nimage = \"dir:$SCENE/root\"\n",
+        )],
+        words: vec!["script", "n.toml"],
+        says: "`image-on = \"node\"` is not allowed here",
+        ..Attempt::default()
+    }];
     for (name, keys, says) in rows {
         let job = format!("[container]\nimage = \"dir:$SCENE/root\"\n{keys}");
         // Texts of tests live as long as the test.
