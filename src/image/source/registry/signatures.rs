@@ -65,7 +65,7 @@ impl Registry {
         Ok(found)
     }
 
-    /// Manifests that refer to this one and may hold signatures; none where the registry has no such API.
+    /// Manifests that refer to this one and may hold signatures. A registry without that API keeps their list under a tag.
     fn referrers(&self, what: &str, digest: &Digest) -> Result<Vec<String>> {
         let bytes = self.first(what, async |client, endpoint| {
             let host = client.host(&endpoint.registry)?;
@@ -77,7 +77,13 @@ impl Registry {
                 Err(failure) => Err(failure),
             }
         })?;
-        let index: Document = serde_json::from_slice(&bytes).unwrap_or_default();
+        let index: Document = match bytes.is_empty() {
+            true => {
+                let tag = format!("sha256-{}", digest.hex());
+                self.small_manifest(what, &tag)?.unwrap_or_default()
+            }
+            false => serde_json::from_slice(&bytes).unwrap_or_default(),
+        };
         let signs = |one: &Descriptor| {
             one.artifact_type.contains("cosign") || one.artifact_type == SIMPLE_SIGNING
         };
