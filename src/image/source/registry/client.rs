@@ -322,7 +322,7 @@ impl Client {
                 patience += content.patience();
                 request = request
                     .header(CONTENT_TYPE, &content.media_type)
-                    .header(CONTENT_LENGTH, content.len())
+                    .header(CONTENT_LENGTH, content.size())
                     .body(content.body().await?);
             }
             let sent = tokio::time::timeout(patience, request.send()).await;

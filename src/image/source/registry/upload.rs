@@ -32,7 +32,7 @@ pub enum Bytes {
 }
 
 impl Bytes {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         match self {
             Bytes::Held(bytes) => bytes.len() as u64,
             Bytes::File(_, size) => *size,
@@ -49,13 +49,13 @@ impl Content {
         }
     }
 
-    pub fn len(&self) -> u64 {
-        self.bytes.len()
+    pub fn size(&self) -> u64 {
+        self.bytes.size()
     }
 
     /// How much longer than a small question it may take.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs(self.len() / SLOWEST)
+        Duration::from_secs(self.size() / SLOWEST)
     }
 
     pub async fn body(&self) -> Result<reqwest::Body, Failure> {
