@@ -6,12 +6,15 @@ use super::{Common, output};
 use crate::error::{Error, Result};
 use crate::image::manifest::platform_text;
 use crate::image::pull::host_platform;
+use crate::image::store::text_of;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::Phase;
 use crate::jobs::run_record::{self, Image, RunRecord};
+use crate::jobs::signature::{AT_ONCE, Ending, Sign, recognise};
 use crate::jobs::{crate_export, queue};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// Show what is known of a finished or running job: image, steps, nodes, exit codes
 #[derive(clap::Args)]
@@ -31,7 +34,8 @@ pub struct Args {
     pub common: Common,
 }
 
-/// What the scripts call. They say nothing to people, because a job's log is not the place.
+/// What the scripts call. They say nothing to people but what the end of a job is known to mean: the log is where it is
+/// looked for.
 #[derive(clap::Subcommand)]
 enum Verb {
     /// Begin a record (called by job scripts)
@@ -148,6 +152,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         Some(Verb::Finish { file, code, kept }) => {
             let record = finish(file, *code, kept)?;
+            if let Some(sign) = sign(&record, *code) {
+                eprintln!("carrack: {}: {}", sign.what, sign.hint);
+            }
             site::tell(&args.common, "end", &record);
         }
         None => return show(args.job.as_ref(), args.json, args.ro_crate.as_deref()),
@@ -233,6 +240,31 @@ fn describe(common: &Common, reference: &str) -> Image {
         image.labels = stored.record.config.labels.clone();
     }
     image
+}
+
+/// How much of a log's end is read.
+const TAIL: u64 = 64 << 10;
+
+/// What the job wrote last is known to mean something. The script's messages go to the log, where it is a file.
+fn sign(record: &RunRecord, code: i32) -> Option<Sign> {
+    use std::io::{Read, Seek, SeekFrom};
+    let path = "/proc/self/fd/2";
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut log = std::fs::File::open(path).ok()?;
+    let size = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(size.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    log.take(TAIL).read_to_end(&mut tail).ok()?;
+    recognise(&Ending {
+        code,
+        // Texts of times are in their order.
+        at_once: record.start >= text_of(SystemTime::now() - AT_ONCE),
+        tasks: record.job.tasks.parse().unwrap_or(1),
+        has_gpus: !record.gpus.is_empty(),
+        tail: &String::from_utf8_lossy(&tail),
+    })
 }
 
 fn finish(file: &Path, code: i32, kept: &str) -> Result<RunRecord> {

@@ -420,7 +420,7 @@ fn gpus(job: &Job, step: &CheckedStep, contents: &Contents) -> Option<Finding> {
                 "the image of step `{}` has {} {}, but the job asks for no GPU",
                 step.step.name, library.name, library.version
             ),
-            "`gpus-per-node = 1` under `[job]` asks for one per node",
+            software::FOR_GPUS,
         )),
         _ => None,
     }

@@ -12,6 +12,7 @@ pub mod journal;
 pub mod outputs;
 pub mod queue;
 pub mod run_record;
+pub mod signature;
 pub mod site_records;
 pub mod time_limit;
 pub mod words;

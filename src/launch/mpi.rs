@@ -8,12 +8,14 @@
 use super::devices::Devices;
 use super::driver::Libraries;
 use super::environment::Addition;
+use super::facts::HostFacts;
 use super::inside::InsidePath;
 use super::request::Dev;
 use super::step::{Access, Missing, Step, Target};
 use crate::elf::Version;
 use crate::error::{Error, Result};
 use crate::record::Contents;
+use carrack_slurm::step::{Launcher, Pmi, Step as SlurmStep};
 use std::path::{Path, PathBuf};
 
 /// Where the host's MPI and fabric libraries appear.
@@ -220,6 +222,28 @@ pub fn inject(contents: &Contents, host: &HostMpi, dev: Dev, result: &mut Device
         }
     }
     Ok(())
+}
+
+/// A step of several tasks without an interface between them: what each rank will believe, and what to write.
+pub fn alone(contents: &Contents, slurm: Option<&SlurmStep>, facts: &HostFacts) -> Option<String> {
+    let step = slurm?;
+    // Slurm's first interface has no variables of its own; Intel MPI is told of the library, others are linked with it.
+    let first = facts.variable("I_MPI_PMI_LIBRARY").is_some()
+        || contents.pmi.iter().any(|pmi| pmi.name == "pmi1");
+    if step.launcher != Launcher::Srun || step.tasks < 2 || step.pmi != Pmi::None || first {
+        return None;
+    }
+    let mpi = contents.mpi.iter().find(|mpi| !mpi.speaks.is_empty())?;
+    let word = ["pmix", "pmi2"]
+        .into_iter()
+        .find(|word| mpi.speaks.iter().any(|known| known == word))?;
+    let name = format!("{} {}", mpi.name, mpi.version);
+    Some(format!(
+        "srun offers its {} tasks no interface for MPI, each rank of {} in the image would run alone: \
+         `mpi = \"{word}\"` (`--mpi={word}`) starts them together; without MPI, `--quiet` keeps this line away",
+        step.tasks,
+        name.trim()
+    ))
 }
 
 /// Every library of the host runs with the image's C library.

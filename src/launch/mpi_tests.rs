@@ -202,3 +202,60 @@ fn what_does_not_fit_is_refused_or_left_alone() {
     inject(&contents, &host(MPICH), Dev::Full, &mut result).unwrap();
     assert!(result.steps.is_empty() && result.warnings[0].contains("stays its own"));
 }
+
+#[test]
+fn a_step_without_an_interface_is_told_once_what_its_ranks_will_believe() {
+    let step = [
+        ("SLURM_JOB_ID", "1"),
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_STEP_NUM_TASKS", "4"),
+    ];
+    let contents = |speaks: &[&str]| Contents {
+        mpi: vec![crate::record::Library {
+            name: "openmpi".into(),
+            version: "4.1.4".into(),
+            speaks: speaks.iter().map(ToString::to_string).collect(),
+            ..crate::record::Library::default()
+        }],
+        ..Contents::default()
+    };
+    let told = |contents: &Contents, more: &[(&str, &str)]| {
+        let all = [&step[..], more].concat();
+        let find = |name: &str| {
+            let found = all.iter().rev().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.to_string())
+        };
+        let facts = HostFacts {
+            environment: all.iter().map(|(n, v)| (n.into(), v.into())).collect(),
+            ..HostFacts::default()
+        };
+        alone(contents, SlurmStep::read(find).as_ref(), &facts).unwrap_or_default()
+    };
+    let open = contents(&["pmix"]);
+    let text = told(&open, &[]);
+    assert!(
+        text.contains("4 tasks") && text.contains("openmpi 4.1.4"),
+        "{text}"
+    );
+    assert!(text.contains("`mpi = \"pmix\"`"), "{text}");
+    assert!(told(&contents(&["pmi2"]), &[]).contains("--mpi=pmi2"));
+    for (contents, more) in [
+        (&open, &[("PMIX_NAMESPACE", "x")][..]),
+        (&open, &[("PMI_FD", "3")]),
+        (&open, &[("SLURM_STEP_NUM_TASKS", "1")]),
+        (&open, &[("I_MPI_PMI_LIBRARY", "/lib/libpmi.so")]),
+        (
+            &open,
+            &[
+                ("OMPI_COMM_WORLD_LOCAL_RANK", "0"),
+                ("OMPI_COMM_WORLD_SIZE", "4"),
+                ("OMPI_COMM_WORLD_RANK", "0"),
+                ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
+            ],
+        ),
+        (&contents(&[]), &[]),
+        (&Contents::default(), &[]),
+    ] {
+        assert_eq!(told(contents, more), "", "{more:?}");
+    }
+}

@@ -144,7 +144,14 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         hold: request.hold,
         directory: directory(request, &profile, record, facts, &home_inside),
         argv,
-        warnings: [warnings(request, &profile, facts), device_warnings].concat(),
+        warnings: [
+            warnings(request, &profile, facts),
+            mpi::alone(&record.contents, slurm.as_ref(), facts)
+                .into_iter()
+                .collect(),
+            device_warnings,
+        ]
+        .concat(),
     })
 }
 

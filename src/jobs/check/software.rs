@@ -62,6 +62,13 @@ pub struct Told {
     pub hint: String,
 }
 
+/// What is said before the queue and again when it happened.
+pub const NEWER_NODES: &str =
+    "choose newer nodes (`partition`, `constraint`), or an image of an older distribution";
+pub const NO_SECURITY: &str = "the image's PMIx lacks the security component `munge`, which Slurm offers first: each rank complains of it";
+pub const PSEC: &str = "write `PMIX_MCA_psec = \"native\"` under [container.env]";
+pub const FOR_GPUS: &str = "`gpus-per-node = 1` under `[job]` asks for one per node";
+
 type Rule = fn(&Case) -> Option<Told>;
 
 /// In the order in which they are told.
@@ -126,7 +133,7 @@ fn processor(case: &Case) -> Option<Told> {
     if case.level > *highest {
         return problem(
             format!("{built}, the nodes ({new}) are x86-64-v{highest}"),
-            "choose newer nodes (`partition`, `constraint`), or an image of an older distribution",
+            NEWER_NODES,
         );
     }
     if case.level > *lowest {
@@ -175,10 +182,7 @@ fn pmix_security(case: &Case) -> Option<Told> {
     {
         return None;
     }
-    note(
-        "the image's PMIx lacks the security component `munge`, which Slurm offers first: each rank complains of it",
-        "write `PMIX_MCA_psec = \"native\"` under [container.env]",
-    )
+    note(NO_SECURITY, PSEC)
 }
 
 fn network(case: &Case) -> Option<Told> {
