@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 build:   ; @scripts/build
 demo:    ; @scripts/demo
 test:    ; @scripts/test
-bench:   ; @scripts/bench && scripts/bench-plugin
+bench:   ; @scripts/bench && scripts/bench-plugin && scripts/bench-mpi
 install: ; @scripts/install '$(PREFIX)'
 dist:    ; @scripts/dist
 conformance: ; @scripts/conformance
