@@ -30,10 +30,21 @@ const VERBS: [&str; 3] = ["run", "exec", "shell"];
 
 /// Notes where the first `--` of a launching command is, for [`LaunchArgs`].
 pub fn mark_dashes(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let is_verb = |word: &OsString| VERBS.iter().any(|verb| word == verb);
-    let Some(verb) = arguments.iter().skip(1).position(is_verb).map(|at| at + 1) else {
+    // The command is the first word that is no option and no option's value: a step may be called `run`.
+    let is_value = |at: usize| arguments.get(at - 1).is_some_and(|word| word == "--store");
+    let is_command = |at: &usize| {
+        let word = arguments.get(*at).map(|word| word.as_encoded_bytes());
+        word.is_some_and(|word| !word.starts_with(b"-")) && !is_value(*at)
+    };
+    let Some(verb) = (1..arguments.len()).find(is_command) else {
         return arguments;
     };
+    if !VERBS
+        .iter()
+        .any(|known| arguments.get(verb).is_some_and(|word| word == known))
+    {
+        return arguments;
+    }
     if let Some(dashes) = arguments.iter().position(|word| word == "--")
         && dashes > verb
     {
@@ -410,6 +421,28 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_launching_commands_are_marked() {
+        for (line, marked) in [
+            ("exec -- a", true),
+            ("-q --store run exec -- a", true),
+            ("--store=x -v run -- a", true),
+            (
+                "record step r.json --name run --code 0 -- carrack exec box -- a",
+                false,
+            ),
+            ("submit exec -- a", false),
+            ("--store exec", false),
+            ("-- exec -- a", false),
+        ] {
+            let words: Vec<OsString> = std::iter::once("carrack")
+                .chain(line.split(' '))
+                .map(OsString::from)
+                .collect();
+            assert_eq!(mark_dashes(words.clone()) != words, marked, "{line}");
         }
     }
 
