@@ -9,6 +9,8 @@ use crate::need::need;
 /// Moves the scene out of `/tmp`, so that `/tmp` can be something else.
 const AWAY: &str = "
     mount --rbind ${TMPDIR%/tmp} /mnt
+    mount --bind ${CARRACK%/*} /srv
+    CARRACK=/srv/${CARRACK##*/}
     export CARRACK_STORE=/mnt/store HOME=/mnt/home CARRACK_CONFIG=/mnt/settings.toml TMPDIR=/tmp
     cd /mnt/work
 ";

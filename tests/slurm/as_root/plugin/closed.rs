@@ -23,13 +23,13 @@ fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
             "a rule of that node's alone",
             "mkdir -p /tmp/carrack; cp /scratch/alice/site.toml /tmp/carrack/carrack.toml; \
              mount --bind /tmp/carrack /etc/carrack",
-            "umount /etc/carrack",
+            "umount -l /etc/carrack",
             vec!["denies the option `bind`", "on node n2", "code 2\n"],
         ),
         (
             "no plugin: Slurm itself goes on without the options",
             ": >/tmp/plugstack; mount --bind /tmp/plugstack /etc/slurm/plugstack.conf",
-            "umount /etc/slurm/plugstack.conf",
+            "umount -l /etc/slurm/plugstack.conf",
             vec![
                 "slurmstepd-n2: error: execve(): /the carrack plugin is not loaded on this node, so nothing is executed here:/",
                 "code 2\n",
@@ -38,7 +38,7 @@ fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
         (
             "no launcher",
             "mkdir /tmp/bin; cp /scratch/bin/carrack_spank.so /tmp/bin; mount --bind /tmp/bin /scratch/bin",
-            "umount /scratch/bin",
+            "umount -l /scratch/bin",
             vec![
                 "slurmstepd-n2: error: carrack: cannot start the container on this node: `/scratch/bin/carrack`: No such file",
                 "code 1\n",
@@ -47,20 +47,20 @@ fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
         (
             "no image",
             "mount -t tmpfs empty /home/alice/.local/share/carrack",
-            "umount /home/alice/.local/share/carrack",
+            "umount -l /home/alice/.local/share/carrack",
             vec!["error: no image `sha256:", "on node n2", "code 125\n"],
         ),
         (
             "an image that cannot be read",
             "cd /home/alice/.local/share/carrack/images; for d in *; do mkdir -p /tmp/shut/$d; cp $d/*.json /tmp/shut/$d; \
              for f in $d/*.sqsh; do touch /tmp/shut/$f; chmod 0 /tmp/shut/$f; done; done; mount --bind /tmp/shut .",
-            "umount /home/alice/.local/share/carrack/images",
+            "umount -l /home/alice/.local/share/carrack/images",
             vec!["on node n2", "code 125\n"],
         ),
         (
             "a file system that is full or cannot be written",
             "mount -o remount,ro /dev/shm; mount --bind /proc/sys /tmp; mount --bind /proc/sys /var/tmp",
-            "umount /var/tmp; umount /tmp; mount -o remount,rw /dev/shm",
+            "umount -l /var/tmp; umount -l /tmp; mount -o remount,rw /dev/shm",
             vec!["code"],
         ),
     ] {
