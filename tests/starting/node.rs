@@ -126,7 +126,7 @@ fn files_of_the_host() {
     seen(
         "echo first > /run/resolver/conf; ln -s ../run/resolver/conf /etc/resolv.conf
          start 'echo in; read line; cat /etc/resolv.conf' < $TMPDIR/fifo > $TMPDIR/out & exec 3> $TMPDIR/fifo
-         while ! grep -q in $TMPDIR/out; do sleep 0.01; done
+         while ! grep -qs in $TMPDIR/out; do sleep 0.01; done
          echo second > /run/resolver/new; mv /run/resolver/new /run/resolver/conf; echo go >&3; wait
          cat $TMPDIR/out; start 'cat /etc/resolv.conf'"
             .replace("echo first", "mkfifo $TMPDIR/fifo; echo first")
