@@ -36,19 +36,6 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, &text, 0o644)
 }
 
-/// Adds a file that must not be there yet, in a directory where nothing may be changed or renamed.
-pub fn add_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let say = || format!("cannot add `{}`", path.display());
-    let mut text = serde_json::to_vec_pretty(value).or_say(say)?;
-    text.push(b'\n');
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o444)
-        .open(path);
-    file.and_then(|mut file| file.write_all(&text)).or_say(say)
-}
-
 pub fn read_json<T: DeserializeOwned>(path: &Path, largest: u64) -> Result<T> {
     let say = || format!("cannot read `{}`", path.display());
     let mut text = Vec::new();
