@@ -201,45 +201,55 @@ const IMAGE_FLAGS: &[Flag] = &[
     flag("help", 'h', Takes::Nothing),
 ];
 
+/// What flags ask for, and the words between them.
+#[derive(Default)]
+struct Asked {
+    verbose: bool,
+    /// Lists of users and groups, as options.
+    shared: Vec<String>,
+    words: Vec<String>,
+}
+
+impl Asked {
+    /// Adds what more words ask for; nothing if they ask for help. `first` ends the flags at the first plain word.
+    fn read(mut self, words: &[String], first: bool) -> Result<Option<Asked>> {
+        for word in read(words, IMAGE_FLAGS, first)? {
+            match word {
+                Word::Flag("help", _) => return Ok(None),
+                Word::Flag("verbose", _) => self.verbose = true,
+                Word::Flag(list, names) => {
+                    self.shared.push(option(list, &names.unwrap_or_default()));
+                }
+                Word::Plain(word) => self.words.push(word),
+                Word::Rest(words) => self.words.extend(words),
+            }
+        }
+        Ok(Some(self))
+    }
+}
+
 /// The words of `shifterimg`.
 pub fn shifterimg(words: &[String]) -> Result<Becomes> {
-    let (mut verb, mut rest, mut shared) = (None, Vec::new(), Vec::new());
-    let mut verbose = false;
-    let mut all = read(words, IMAGE_FLAGS, true)?.into_iter();
-    for word in all.by_ref() {
-        match word {
-            Word::Flag("help", _) => return Ok(Becomes::Help),
-            Word::Flag("verbose", _) => verbose = true,
-            Word::Flag("user", Some(names)) => shared.push(option("user", &names)),
-            Word::Flag(_, names) => {
-                shared.push(option("group", &names.unwrap_or_default()));
-            }
-            Word::Plain(word) => rest.push(word),
-            Word::Rest(words) => rest.extend(words),
-        }
-    }
-    if !rest.is_empty() {
-        verb = Some(rest.remove(0));
-    }
-    // After the verb, too, as people type it.
-    let of_verb = match verb.as_deref() {
-        Some("gc" | "login") => Vec::new(),
-        _ => read(&rest, IMAGE_FLAGS, false)?,
+    let Some(mut asked) = Asked::default().read(words, true)? else {
+        return Ok(Becomes::Help);
     };
-    let mut names: Vec<String> = Vec::new();
-    for word in of_verb {
-        match word {
-            Word::Flag("help", _) => return Ok(Becomes::Help),
-            Word::Flag("verbose", _) => verbose = true,
-            Word::Flag("user", Some(names)) => shared.push(option("user", &names)),
-            Word::Flag(_, names) => {
-                shared.push(option("group", &names.unwrap_or_default()));
-            }
-            Word::Plain(word) => names.push(word),
-            Word::Rest(words) => names.extend(words),
-        }
+    let verb = match asked.words.is_empty() {
+        true => String::new(),
+        false => asked.words.remove(0),
+    };
+    let rest = std::mem::take(&mut asked.words);
+    // After the verb, too, as people type it; but these two have options of their own.
+    if !matches!(verb.as_str(), "gc" | "login") {
+        let Some(more) = asked.read(&rest, false)? else {
+            return Ok(Becomes::Help);
+        };
+        asked = more;
     }
-    let verb = verb.unwrap_or_default();
+    let Asked {
+        verbose,
+        shared,
+        words: names,
+    } = asked;
     if let Some(list) = shared.first() {
         return Err(Error::usage(format!("`{list}` is not offered"))
             .cause("an image belongs to a store, and the store's directory says who may read it")
