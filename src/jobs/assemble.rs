@@ -3,21 +3,22 @@
 //! Container options are validated here through the launcher's own table, so that a typing mistake fails at the desk.
 //! Deliberately absent: the registry and the store, which the caller asks through one function.
 
+mod options;
+
+pub use options::Options;
+use options::read_options;
+
 use super::environment;
 use super::time_limit::minutes;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::image::store::Stored;
-use crate::launch::options::{self, OPTIONS, Shape};
-use crate::launch::request::{Origin, Request};
 use carrack_slurm::document::{Mistake, Pair};
 use carrack_slurm::edf;
 use carrack_slurm::job::{
     Container, Direction, ImageOn, Job, Run, Setting, Step, StepContainer, StepLauncher,
 };
-use carrack_slurm::quote;
 use carrack_slurm::script::{InContainer, RunsOn, Script, ScriptStep, file_name};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// An image as the script names it.
@@ -29,18 +30,6 @@ pub struct Pinned {
     pub reference: String,
     /// What the store knows of it; absent when the image was not brought in.
     pub stored: Option<Stored>,
-}
-
-/// One container's options, checked.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    pub image: Option<(String, usize)>,
-    /// As flags; variables are live.
-    pub flags: Vec<String>,
-    /// What they ask for, with variables of this machine where the job's are not known yet.
-    pub request: Request,
-    /// The line of each mount in the request.
-    pub mount_lines: Vec<usize>,
 }
 
 /// What a step will run, for the checks.
@@ -348,113 +337,6 @@ fn warning_signal(job: &Job) -> Option<Setting> {
     })
 }
 
-/// Options of a container from its keys, then the command line's.
-fn read_options(pairs: &[Pair], flags: &[(String, String)], label: &str) -> Result<Options> {
-    let mut found = Options::default();
-    // Environments come below what stands beside them, wherever the key is written.
-    for pair in pairs
-        .iter()
-        .filter(|pair| matches!(pair.name.as_str(), "base_environment" | "environment"))
-    {
-        for word in pair
-            .texts()
-            .map_err(|mistake| environment::explain(label, mistake))?
-        {
-            found.environment(&word, pair.line)?;
-        }
-    }
-    for (_, word) in flags.iter().filter(|(name, _)| name == "environment") {
-        found.environment(word, 0)?;
-    }
-    let keys = edf::options(pairs).map_err(|mistake| environment::explain(label, mistake))?;
-    for (name, value, line) in keys {
-        if !matches!(name.as_str(), "base_environment" | "environment") {
-            found.add(&Origin::File(label.to_string()), &name, &value, line, label)?;
-        }
-    }
-    for (name, value) in flags.iter().filter(|(name, _)| name != "environment") {
-        // The shell has expanded these already.
-        found.add(&Origin::Flag, name, &value.replace('$', "$$"), 0, label)?;
-    }
-    Ok(found)
-}
-
-impl Options {
-    fn environment(&mut self, word: &str, line: usize) -> Result<()> {
-        for (name, value) in environment::load(word)? {
-            let value = value.to_string_lossy().replace('$', "$$");
-            self.add(&Origin::File(word.to_string()), &name, &value, line, word)?;
-        }
-        Ok(())
-    }
-
-    /// One option: checked by the launcher's table, then kept as a flag.
-    fn add(
-        &mut self,
-        origin: &Origin,
-        name: &str,
-        value: &str,
-        line: usize,
-        label: &str,
-    ) -> Result<()> {
-        let folded = name.replace('_', "-");
-        let spec = OPTIONS.iter().find(|option| {
-            option.name == folded
-                || option.key.replace('_', "-") == folded
-                || option.off == Some(folded.as_str())
-        });
-        let before = self.request.mounts.len();
-        options::apply(
-            &mut self.request,
-            origin,
-            [(name, OsString::from(here(value)))],
-        )
-        .map_err(|error| {
-            if line > 0 {
-                error.while_doing(format!("cannot use `{label}:{line}`"))
-            } else {
-                error
-            }
-        })?;
-        self.mount_lines.resize(
-            self.mount_lines.len() + self.request.mounts.len() - before,
-            line,
-        );
-        let Some(spec) = spec else { return Ok(()) };
-        if spec.name == "image" {
-            self.image = Some((here(value), line));
-            return Ok(());
-        }
-        let off = spec.off == Some(folded.as_str());
-        let yes = match value.to_ascii_lowercase().as_str() {
-            "1" | "true" | "yes" | "on" => Some(!off),
-            "0" | "false" | "no" | "off" => Some(off),
-            _ => None,
-        };
-        match (spec.shape, yes) {
-            (Shape::Value(_), _) => self
-                .flags
-                .extend([format!("--{}", spec.name), value.to_string()]),
-            (_, Some(true)) => self.flags.push(format!("--{}", spec.name)),
-            (_, Some(false)) => self.flags.extend(spec.off.map(|off| format!("--{off}"))),
-            (_, None) => self.flags.push(format!("--{}={value}", spec.name)),
-        }
-        Ok(())
-    }
-}
-
-/// A value as it would be here: this machine's variables, and a stand-in for those that only the job has.
-fn here(value: &str) -> String {
-    let mut text = value.to_string();
-    for name in quote::variables(value) {
-        let known = std::env::var(name).unwrap_or_else(|_| "/x".to_string());
-        text = text
-            .replace(&format!("${{{name}}}"), &known)
-            .replace(&format!("${name}"), &known);
-    }
-    text.replace("$$", "$")
-}
-
 /// Where `carrack` is, unless every machine looks there anyway.
 fn program_directory() -> Option<String> {
     let program = std::env::current_exe().ok()?;
@@ -521,156 +403,4 @@ impl Assembled {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn assembled(text: &str, words: &str) -> Result<Assembled> {
-        let mut all: Vec<String> = words
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .map(str::to_string)
-            .collect();
-        let source = if text.is_empty() {
-            Source::Words
-        } else {
-            all.push("j.toml".to_string());
-            Source::File {
-                path: Path::new("dir/j.toml"),
-                text,
-            }
-        };
-        assemble(&source, &Words::parse(&all)?, &mut |image| {
-            if image == "missing" {
-                return Err(Error::new("no such image"));
-            }
-            Ok(Pinned {
-                text: format!("{image}@sha256:1"),
-                reference: image.to_string(),
-                stored: None,
-            })
-        })
-    }
-
-    #[test]
-    fn container_keys_become_flags() {
-        let found = assembled(
-            "[job]\nname = 'x'\n[container]\nimage = 'a'\nmounts = ['/a:/b:ro', '$TMPDIR/x:/y']\nworkdir = '/w'\nwritable = true\nhome = false\n\
-             [container.env]\nA = '1'\nB = ''\n[[step]]\ncommand = ['x']\n[[step]]\ncommand = ['y']\ncontainer = { image = 'b', mounts = ['/c'], writable = false }\n",
-            "",
-        )
-        .expect("it assembles");
-        let expected = [
-            "--bind",
-            "/a:/b:ro",
-            "--bind",
-            "$TMPDIR/x:/y",
-            "--workdir",
-            "/w",
-            "--writable",
-            "--no-home",
-            "--env",
-            "A=1",
-            "--unset-env",
-            "B",
-        ];
-        assert_eq!(found.script.container, expected);
-        assert_eq!(found.script.image.as_deref(), Some("a@sha256:1"));
-        let InContainer::Own { image, options } = &found.script.steps[1].container else {
-            panic!("not its own")
-        };
-        assert_eq!(image.as_deref(), Some("b@sha256:1"));
-        assert!(
-            options.windows(2).any(|pair| pair == ["--bind", "/c"]),
-            "{options:?}"
-        );
-        assert!(options.contains(&"--read-only".to_string()), "{options:?}");
-        assert_eq!(found.images.len(), 2);
-        assert_eq!(
-            found.steps[0]
-                .container
-                .as_ref()
-                .map(|(_, options)| options.mount_lines.clone()),
-            Some(vec![5, 5])
-        );
-    }
-
-    #[test]
-    fn words_alone_are_a_job() {
-        let found = assembled(
-            "",
-            "-N 2 --mpi=pmix --bind /a$HOME docker://r/a/app:v1 -- ./x y",
-        )
-        .expect("it assembles");
-        let options: Vec<String> = found.script.options.iter().map(Setting::argument).collect();
-        assert!(options[0].starts_with("--job-name=app-"), "{options:?}");
-        assert_eq!(options[1], "--nodes=2");
-        assert!(
-            options[2].starts_with("--output=app-") && options[2].ends_with("-%j.out"),
-            "{options:?}"
-        );
-        assert_eq!(found.script.container, ["--bind", "/a$$HOME"]);
-        assert_eq!(found.script.steps[0].options[0].argument(), "--mpi=pmix");
-        assert_eq!(found.script.steps[0].name, "x");
-    }
-
-    #[test]
-    fn the_command_line_wins_over_the_file() {
-        let found = assembled(
-            "[job]\nname='x'\nnodes=2\n[container]\nimage='a'\nworkdir='/a'\n",
-            "-N 4 --workdir /b",
-        )
-        .expect("it assembles");
-        assert_eq!(
-            found
-                .job
-                .option("nodes")
-                .and_then(|setting| setting.value.clone()),
-            Some("4".to_string())
-        );
-        assert_eq!(found.script.container[2..], ["--workdir", "/b"]);
-    }
-
-    #[test]
-    fn mistakes_name_the_line() {
-        let rows = [
-            (
-                "[container]\nimage='missing'\n",
-                "cannot use the image `missing` of `dir/j.toml:2`",
-            ),
-            ("[container]\nmounts=['/a']\n", "cannot use `dir/j.toml:1`"),
-            (
-                "[container]\nimage='a'\nmonuts=['/a']\n",
-                "cannot use `dir/j.toml:3`",
-            ),
-            (
-                "[container]\nimage='a'\ngpu='some'\n",
-                "cannot use `dir/j.toml:3`",
-            ),
-            ("[container]\nimage=\n", "cannot use `dir/j.toml:2`"),
-        ];
-        for (text, what) in rows {
-            assert_eq!(assembled(text, "").expect_err(text).what(), what, "{text}");
-        }
-    }
-
-    #[test]
-    fn results_get_time_to_come_home() {
-        let text = |time: &str| {
-            format!("[job]\n{time}\n[container]\nimage='a'\n[[stage]]\nout='x'\nto='y'\n")
-        };
-        let rows = [
-            ("", true),
-            ("time='01:00:00'", true),
-            ("time=10", false),
-            ("signal='USR1@60'", false),
-        ];
-        for (time, expected) in rows {
-            let found = assembled(&text(time), "").expect("it assembles");
-            let signal = found
-                .job
-                .option("signal")
-                .and_then(|setting| setting.value.clone());
-            assert_eq!(signal.as_deref() == Some("B:TERM@120"), expected, "{time}");
-        }
-    }
-}
+mod tests;
