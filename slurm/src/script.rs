@@ -241,8 +241,17 @@ impl Script {
         if self.every_node() {
             out.push_str(EVERY_NODE);
         }
+        if self.slurm() {
+            out.push_str(OTHERS);
+        }
+        if self.every_node() {
+            out.push_str(AWAIT_TASKS);
+        }
         if !self.stages.is_empty() {
             out.push_str(COPY);
+        }
+        if self.outs().next().is_some() {
+            out.push_str(BRING);
         }
         if self.scratch() {
             out.push_str(REMOVE);
@@ -261,7 +270,7 @@ impl Script {
     fn keeper(&self, out: &mut String) -> std::fmt::Result {
         out.push_str(KEEPER_HEAD);
         for stage in self.outs().filter(|stage| stage.on == StageOn::Every) {
-            writeln!(out, "    {} || code=1", self.copy_line(stage))?;
+            writeln!(out, "    {} || kept=$TMPDIR", self.copy_line(stage))?;
         }
         out.push_str(KEEPER_TAIL);
         Ok(())
@@ -275,15 +284,16 @@ impl Script {
 
     fn finish(&self, out: &mut String) -> std::fmt::Result {
         out.push_str(FINISH_HEAD);
-        let own = |stage: &&Stage| !self.every_node() || stage.on == StageOn::First;
-        for stage in self.outs().filter(own) {
-            writeln!(out, "    {} || kept=$TMPDIR", self.copy_line(stage))?;
-        }
         if self.every_node() {
             writeln!(out, "    if [[ -n $keeper ]]; then")?;
-            writeln!(out, "        kill -USR1 \"$keeper\" 2>/dev/null")?;
-            writeln!(out, "        await \"$keeper\" || kept=$TMPDIR")?;
+            writeln!(
+                out,
+                "        if ((code)); then kill -USR2 \"$keeper\"; else kill -USR1 \"$keeper\"; fi 2>/dev/null"
+            )?;
             writeln!(out, "    fi")?;
+        }
+        for stage in self.outs() {
+            writeln!(out, "    {} || kept=$TMPDIR", self.copy_line(stage))?;
         }
         if self.outs().next().is_some() {
             writeln!(out, "    if [[ -n $kept ]]; then")?;
@@ -292,11 +302,24 @@ impl Script {
                 "        echo \"{}: not all results could be copied; they stay in $kept on $(hostname)\" >&2",
                 echoable(&self.name)
             )?;
-            writeln!(out, "        ((code)) || code=1")?;
+            writeln!(out, "    else")?;
+            writeln!(out, "        remove \"$TMPDIR\"")?;
             writeln!(out, "    fi")?;
+        } else if self.scratch() {
+            writeln!(out, "    remove \"$TMPDIR\"")?;
+        }
+        if self.every_node() {
+            writeln!(
+                out,
+                "    # One that was not ready has nothing, and its srun may wait for tasks that never start."
+            )?;
+            writeln!(
+                out,
+                "    [[ -z $prepared ]] || await \"$keeper\" || kept=$TMPDIR"
+            )?;
         }
         if self.scratch() {
-            writeln!(out, "    [[ -n $kept ]] || remove \"$TMPDIR\"")?;
+            writeln!(out, "    [[ -z $kept ]] || ((code)) || code=1")?;
         }
         if self.cleans_up {
             writeln!(out, "    carrack gc --quiet --job \"$CARRACK_JOB\"")?;
@@ -327,12 +350,13 @@ impl Script {
         let (from, to) = (live(&stage.from), live(&stage.to));
         match (stage.on, stage.direction) {
             (StageOn::Every, Direction::In) if self.every_node() => format!(
-                "\"${{every_node[@]}}\" bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2\"' - {from} {to}"
+                "attend \"${{every_node[@]}}\" bash -c \"$(declare -f copy)\"'; copy \"$1\" \"$2\"' - {from} {to}"
             ),
             (StageOn::Every, Direction::Out) if self.slurm() => {
-                format!("copy {from} {to}/\"$SLURMD_NODENAME\"")
+                format!("bring {from} {to}/\"$SLURMD_NODENAME\"")
             }
-            _ => format!("copy {from} {to}"),
+            (_, Direction::Out) => format!("bring {from} {to}"),
+            (_, Direction::In) => format!("copy {from} {to}"),
         }
     }
 
@@ -353,6 +377,12 @@ impl Script {
             .outs()
             .map(|stage| format!(" --output {}", live(&stage.to)))
             .collect();
+        // Until the end says otherwise: a script that is killed cannot.
+        let kept = if outputs.is_empty() {
+            ""
+        } else {
+            " --kept \"$TMPDIR\""
+        };
         let local = match self.slurm() {
             true => String::new(),
             false => format!(" --local local-$$ {}", word(&self.name)),
@@ -364,12 +394,13 @@ impl Script {
             .collect();
         writeln!(
             out,
-            "carrack record start \"$record\" --script \"$0\"{image}{inputs}{outputs}{contract}{local}"
+            "carrack record start \"$record\" --script \"$0\"{image}{inputs}{outputs}{kept}{contract}{local}"
         )?;
+        if self.scratch() {
+            writeln!(out, "mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;
+        }
         if self.every_node() {
             out.push_str(START_KEEPER);
-        } else if self.scratch() {
-            writeln!(out, "mkdir -p -m 700 -- \"$TMPDIR\" || exit")?;
         }
         if self.copies_image() {
             self.broadcast(out)?;
@@ -410,7 +441,7 @@ impl Script {
             out,
             "    {}sh -c 'echo \"$1  $2\" | sha256sum --check --status' - {} \"$TMPDIR/image.sqsh\"; then",
             if self.every_node() {
-                "\"${every_node[@]}\" "
+                "attend \"${every_node[@]}\" "
             } else {
                 ""
             },

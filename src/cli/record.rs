@@ -51,6 +51,9 @@ enum Verb {
         /// Where results are copied to
         #[arg(long)]
         output: Vec<String>,
+        /// Where results are until they are copied
+        #[arg(long, default_value = "")]
+        kept: String,
         /// The number and the name of a job that Slurm does not know
         #[arg(long, num_args = 2, allow_hyphen_values = true)]
         local: Vec<String>,
@@ -113,6 +116,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             script,
             input,
             output,
+            kept,
             local,
             profile,
             project,
@@ -120,6 +124,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }) => {
             let mut record = start(&args.common, image.as_deref(), script.as_deref(), input);
             record.outputs.clone_from(output);
+            record.kept.clone_from(kept);
             record.profile.clone_from(profile);
             record.project.clone_from(project);
             record.datasets.clone_from(dataset);

@@ -66,11 +66,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
             pause = (pause * 3 / 2).min(SLOWEST);
         };
         // The script of a job that was killed could not complete its record.
+        let mut kept = String::new();
         if let Some(path) = submission.record_path(task.as_deref())
             && let Ok(mut record) = RunRecord::read(&path)
-            && record.complete()
         {
-            let _ = record.write(&path);
+            if record.complete() {
+                let _ = record.write(&path);
+            }
+            if !record.kept.is_empty() {
+                kept = format!("{} on {}", record.kept, record.job.nodes.join(" "));
+            }
         }
         ended.push(Ended {
             id: submission.id.clone(),
@@ -83,6 +88,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 "job {} {} ended: {}",
                 submission.id, submission.name, status.state
             );
+            if !kept.is_empty() {
+                eprintln!("what it could not copy home stays in {kept}");
+            }
         }
     }
     if args.json {

@@ -44,7 +44,7 @@ pub struct RunRecord {
     pub exit_code: Option<i32>,
     /// `RUNNING`, `COMPLETED`, `FAILED`, or Slurm's word for another end.
     pub state: String,
-    /// Results that could not be copied home stay in this directory, on the first node.
+    /// Results that could not be copied home stay in this directory of the nodes. Until the end is known they are all there.
     pub kept: String,
     /// Where stages copy results to, as the script names them.
     pub outputs: Vec<String>,

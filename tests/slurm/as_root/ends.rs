@@ -72,11 +72,21 @@ fn results_of_all_nodes_come_home_and_no_directory_stays() {
         "until squeue -h -t PD -o %i | grep -q {id}; do sleep 0.1; done"
     ));
     cluster.run(&["sh", "login", "scontrol", "update", &begin, "StartTime=now"]);
-    cluster.good("until [ -e started-again-2 ]; do sleep 0.1; done; carrack cancel again");
+    cluster.good("until [ -e started-again-0 -a -e started-again-1 -a -e started-again-2 ]; do sleep 0.1; done; carrack cancel again");
     assert_ne!(cluster.login(&format!("carrack wait {id}")).0, 0);
     assert_eq!(cluster.ended("again", &id), "CANCELLED");
     let record = cluster.good(&format!("carrack record {id} --json"));
     assert_eq!(field(&record, &["job", "restarts"]), 1);
+
+    // At whatever moment of its beginning a job is cancelled, also while Slurm starts its tasks.
+    let early = JOB.replace("NAME", "early");
+    cluster.write("early.toml", &early);
+    cluster.good(
+        "for moment in 0.2 0.5 0.8 1.1 1.5; do id=$(ROUNDS=6000 carrack submit --quiet early.toml); \
+         { sleep $moment; scancel $id; carrack wait $id; } & done; wait",
+    );
+    assert_eq!(cluster.good("squeue -h"), "");
+    assert_eq!(cluster.good(LEFT), "", "early\n{}", cluster.logs());
 }
 
 #[test]
@@ -144,6 +154,12 @@ fn what_is_missing_is_named() {
             "full: not all results could be copied; they stay in /tmp/carrack-",
             " on n1",
         ],
+    );
+    let (_, said) = cluster.login("carrack wait full");
+    assert!(
+        said.contains("\nwhat it could not copy home stays in /tmp/carrack-")
+            && said.ends_with(" on n1\n"),
+        "{said}"
     );
     let record = cluster.good("carrack record full --json");
     assert!(
