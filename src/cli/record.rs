@@ -280,11 +280,15 @@ fn finish(file: &Path, code: i32, kept: &str) -> Result<RunRecord> {
         .clone()
         .unwrap_or_else(|| record.job.id.clone());
     // Only a job that was ended from outside has a state that its code does not tell.
-    let state = (code > 128 && queue::check_id(&id).is_ok()).then(|| match queue::status(&id) {
-        Ok(Some(status)) if status.phase() == Phase::Failed => status.state,
-        _ if queue::is_out_of_time(&id) => "TIMEOUT".to_string(),
-        _ => "CANCELLED".to_string(),
-    });
+    let asked = (code > 128 && queue::check_id(&id).is_ok()).then(|| queue::status(&id));
+    let state = match asked {
+        None => None,
+        Some(Ok(Some(status))) if status.phase() == Phase::Failed => Some(status.state),
+        // Nobody ends it: the code is that of one of its steps.
+        Some(Ok(Some(status))) if status.state != "COMPLETING" => None,
+        Some(_) if queue::is_out_of_time(&id) => Some("TIMEOUT".to_string()),
+        Some(_) => Some("CANCELLED".to_string()),
+    };
     record.finish(code, kept, state.as_deref());
     record.write(file)?;
     Ok(record)
