@@ -24,7 +24,7 @@ fn one_after_the_other_and_looked_at_afterwards() {
     // The directory on the node's own disk is gone, the results are not.
     assert_eq!(std::fs::read_dir(scene.path("tmp")).unwrap().count(), 0);
 
-    let listed = scene.run(["ps", "--all"]).out;
+    let listed = scene.run(["ps"]).out;
     let rows: Vec<Vec<&str>> = listed
         .lines()
         .skip(1)

@@ -34,6 +34,8 @@ pub enum Need {
     Musl,
     /// slurmctld, slurmd and munged.
     Slurm,
+    /// slurmdbd and a database for it.
+    Slurmdbd,
     /// Open MPI and a client library of PMI2, to compile for and to copy into images.
     OpenMpi,
     /// The module command that is written in Lua.
@@ -59,6 +61,7 @@ impl Need {
             Need::Strace => ("strace", true),
             Need::Musl => ("musl", true),
             Need::Slurm => ("slurm", true),
+            Need::Slurmdbd => ("slurmdbd", true),
             Need::OpenMpi => ("openmpi", true),
             Need::Lmod => ("lmod", true),
         }
@@ -89,6 +92,7 @@ impl Need {
             Need::Strace => absent(&["strace"]),
             Need::Musl => absent(&["musl-gcc"]),
             Need::Slurm => absent(&["slurmctld", "slurmd", "munged"]),
+            Need::Slurmdbd => absent(&["slurmdbd", "mariadbd"]),
             Need::OpenMpi => absent(&["gcc", "mpicc", "mpirun"]).or_else(|| {
                 (!Path::new("/usr/include/slurm/pmi2.h").exists())
                     .then(|| "no `slurm/pmi2.h`".into())

@@ -5,6 +5,7 @@
 //! its plain users.
 
 pub mod as_root {
+    mod accounts;
     pub mod cluster;
     mod d12;
     mod ends;

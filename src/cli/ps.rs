@@ -2,14 +2,19 @@
 
 use super::{Common, output};
 use crate::error::{Error, Result, printable};
+use crate::image::store::text_of;
+use crate::jobs::accounts;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::{self, Phase, Status};
 use crate::jobs::run_record::RunRecord;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// List jobs submitted by carrack
 ///
-/// Without names: those that wait or run, and those that ended within Slurm's memory.
+/// Without names: those that wait or run, those that ended within Slurm's memory, and those of the last day.
 #[derive(clap::Args)]
 #[command(alias = "jobs")]
 pub struct Args {
@@ -56,21 +61,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     let mut rows = Vec::new();
     if args.jobs.is_empty() {
-        for submission in journal.all() {
-            let listed: Vec<&Status> = known
-                .iter()
-                .filter(|status| belongs(&submission, &status.id))
-                .collect();
-            if !listed.is_empty() {
-                rows.extend(
-                    listed
-                        .into_iter()
-                        .map(|status| row(&submission, Some(status.clone()))),
-                );
-            } else if args.all {
-                rows.push(row(&submission, forgotten(&submission, None)));
-            }
-        }
+        let since = (!args.all).then(|| text_of(SystemTime::now() - DAY));
+        rows = listed(&journal.all(), &known, since.as_deref())?;
     }
     for word in &args.jobs {
         let (submission, task) = journal.find(word).ok_or_else(|| not_ours(word))?;
@@ -83,6 +75,67 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output::print(&table(&rows))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rows of the jobs that Slurm knows, and of those it has forgotten that were submitted or ended later than this.
+fn listed(jobs: &[Submission], known: &[Status], since: Option<&str>) -> Result<Vec<Row>> {
+    let mut told: Vec<(&Submission, Vec<Status>)> = Vec::new();
+    let mut unclear = Vec::new();
+    for job in jobs {
+        let of_job = known.iter().filter(|status| belongs(job, &status.id));
+        let mut found: Vec<Status> = of_job.cloned().collect();
+        if found.is_empty() {
+            let own = forgotten(job, None);
+            let end = own.as_ref().map_or("", |status| status.end.as_str());
+            // Texts of times are in their order.
+            if since.is_some_and(|since| job.submitted.as_str() < since && end < since) {
+                continue;
+            }
+            // A script that was ended from outside could not say how, or only guess.
+            let clear = own.as_ref().is_some_and(|status| {
+                status.phase().is_over() && status.exit_code.is_some_and(|code| code <= 128)
+            });
+            if !clear && !job.is_local() && queue::check_id(&job.id).is_ok() {
+                unclear.push(job.id.as_str());
+            }
+            found.extend(own);
+        }
+        told.push((job, found));
+    }
+    let accounts = match queue::is_there() {
+        true => accounts::of(&unclear)?,
+        false => Vec::new(),
+    };
+    let mut rows = Vec::new();
+    for (job, found) in told {
+        let of_job = accounts.iter().filter(|status| belongs(job, &status.id));
+        let mut better: Vec<Status> = of_job
+            .cloned()
+            .map(|status| own_code(job, status))
+            .collect();
+        if better.is_empty() {
+            better = found;
+        }
+        match better.is_empty() {
+            true => rows.push(row(job, None)),
+            false => rows.extend(better.into_iter().map(|status| row(job, Some(status)))),
+        }
+    }
+    Ok(rows)
+}
+
+/// The job's own record knows the code of a job that failed better than accounts do.
+fn own_code(job: &Submission, mut status: Status) -> Status {
+    let task = status.id.split_once('_').map(|(_, task)| task.to_string());
+    if status.from_accounts
+        && status.phase() == Phase::Failed
+        && let Some(own) = forgotten(job, task.as_deref())
+        && own.phase().is_over()
+        && own.exit_code.is_some_and(|code| code != 0)
+    {
+        (status.exit_code, status.signal) = (own.exit_code, 0);
+    }
+    status
 }
 
 /// What to say when a word names no job of ours.
@@ -107,7 +160,9 @@ pub fn current(submission: &Submission, task: Option<&str>) -> Result<Option<Sta
     } else {
         None
     };
-    Ok(known.or_else(|| forgotten(submission, task)))
+    Ok(known
+        .map(|status| own_code(submission, status))
+        .or_else(|| forgotten(submission, task)))
 }
 
 /// What another job waits for must have ended well where no queue looks after that.
@@ -211,6 +266,32 @@ fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_names_the_jobs_of_the_last_day_are_listed() {
+        let job = |id: &str, submitted: &str| Submission {
+            id: id.to_string(),
+            submitted: submitted.to_string(),
+            ..Submission::default()
+        };
+        let jobs = [
+            job("local-3", "2026-11-21T10:00:00Z"),
+            job("local-2", "2026-11-20T10:00:00Z"),
+            job("7", "2026-11-01T10:00:00Z"),
+        ];
+        // Slurm's answer brings an old one that still runs.
+        let known = [Status {
+            id: "7".to_string(),
+            state: "RUNNING".to_string(),
+            ..Status::default()
+        }];
+        let listed = |since| -> Vec<String> {
+            let rows = listed(&jobs, &known, since).expect("rows");
+            rows.into_iter().map(|row| row.submission.id).collect()
+        };
+        assert_eq!(listed(Some("2026-11-20T12:00:00Z")), ["local-3", "7"]);
+        assert_eq!(listed(None), ["local-3", "local-2", "7"]);
+    }
 
     #[test]
     fn jobs_of_an_array_are_rows_of_their_own() {

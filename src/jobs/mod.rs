@@ -3,6 +3,7 @@
 //! The texts are `carrack-slurm`'s; this module looks at files, the store and Slurm's commands. Deliberately absent:
 //! printing, which is the fronts' part.
 
+pub mod accounts;
 pub mod assemble;
 pub mod check;
 pub mod crate_export;

@@ -3,6 +3,7 @@
 //! squeue knows what waits and runs, scontrol also what ended a while ago, sacct all of it where the site keeps accounts.
 //! Deliberately absent: libslurm. Its ABI changes with each release; these commands and their output do not.
 
+use super::accounts;
 use crate::error::{Context, Error, Result};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -56,6 +57,9 @@ pub struct Status {
     pub signal: i32,
     pub output: Option<String>,
     pub partition: String,
+    /// The code is only what accounts make of it.
+    #[serde(skip)]
+    pub from_accounts: bool,
 }
 
 impl Status {
@@ -150,23 +154,7 @@ pub fn status(id: &str) -> Result<Option<Status>> {
         return Err(refused("scontrol", &output));
     }
     // Forgotten by the controller: accounts remember, where there are any.
-    let fields = "--format=JobID,State,ExitCode,Start,End,NodeList,Partition";
-    let output = run(
-        "sacct",
-        &[
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            fields,
-            "--jobs",
-            id,
-        ],
-    )?;
-    if !output.status.success() {
-        return Ok(None);
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(summary(text.lines().filter_map(parse_sacct).collect()))
+    Ok(summary(accounts::of(&[id])?))
 }
 
 /// Whether a job that is being ended has used up its time; else somebody cancelled it. While a job is completing, Slurm
@@ -254,29 +242,6 @@ fn parse_squeue(line: &str) -> Option<Status> {
     })
 }
 
-fn parse_sacct(line: &str) -> Option<Status> {
-    let fields: Vec<&str> = line.trim().split('|').collect();
-    let [id, state, code, start, end, nodes, partition] = fields.as_slice() else {
-        return None;
-    };
-    let (exit_code, signal) = codes(code);
-    Some(Status {
-        id: id.to_string(),
-        state: state.split(' ').next().unwrap_or_default().to_string(),
-        start: time(start),
-        end: time(end),
-        nodes: if nodes.starts_with("None") {
-            String::new()
-        } else {
-            nodes.to_string()
-        },
-        partition: partition.to_string(),
-        exit_code,
-        signal,
-        ..Status::default()
-    })
-}
-
 /// `JobId=1 JobName=a b JobState=RUNNING …`. Names may hold anything, so keys that matter are found after the first line's
 /// user-chosen ones, by their last occurrence of ` Key=`.
 fn parse_scontrol(line: &str) -> Option<Status> {
@@ -311,6 +276,7 @@ fn parse_scontrol(line: &str) -> Option<Status> {
             .to_string()
     });
     Some(Status {
+        from_accounts: false,
         id,
         state: field("JobState")?.to_string(),
         reason: field("Reason")
@@ -330,12 +296,12 @@ fn parse_scontrol(line: &str) -> Option<Status> {
     })
 }
 
-fn codes(text: &str) -> (Option<i32>, i32) {
+pub(super) fn codes(text: &str) -> (Option<i32>, i32) {
     let (code, signal) = text.split_once(':').unwrap_or((text, "0"));
     (code.parse().ok(), signal.parse().unwrap_or(0))
 }
 
-fn time(text: &str) -> String {
+pub(super) fn time(text: &str) -> String {
     match text {
         "Unknown" | "N/A" | "None" | "(null)" => String::new(),
         time => time.to_string(),

@@ -43,13 +43,14 @@ fn scontrol_with_a_name_that_imitates_keys() {
             signal: 0,
             output: Some("/h/a b.out".to_string()),
             partition: "main".to_string(),
+            from_accounts: false,
         }
     );
     assert_eq!(status.code(), 9);
 }
 
 #[test]
-fn squeue_and_sacct_lines() {
+fn squeue_lines() {
     let waiting = parse_squeue("12_[0-9%4]|PENDING|Resources|N/A|N/A|main|").expect("a job");
     assert_eq!(
         (
@@ -59,11 +60,6 @@ fn squeue_and_sacct_lines() {
         ),
         ("12_[0-9%4]", "Resources", "")
     );
-    let killed =
-        parse_sacct("13|CANCELLED by 4101|0:15|2026-11-21T09:00:00|2026-11-21T09:01:00|n1|main")
-            .expect("a job");
-    assert_eq!((killed.state.as_str(), killed.code()), ("CANCELLED", 143));
-    assert_eq!(parse_sacct("nonsense"), None);
 }
 
 #[test]

@@ -13,11 +13,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up(nodes: u32, gpus: u32) -> Cluster {
-        Cluster::up_with(nodes, gpus, &[])
+        Cluster::up_by(&[&nodes.to_string(), &gpus.to_string()], &[])
     }
 
-    /// The same with variables that `devcluster` reads.
-    pub fn up_with(nodes: u32, gpus: u32, variables: &[(&str, &str)]) -> Cluster {
+    /// By the words after `devcluster up`, and the variables that it reads.
+    pub fn up_by(words: &[&str], variables: &[(&str, &str)]) -> Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "test-{}-{}",
@@ -28,8 +28,9 @@ impl Cluster {
             directory: PathBuf::from(format!("/tmp/carrack-cluster-{name}")),
             name,
         };
-        let mut up = cluster.command(&["up", &nodes.to_string(), &gpus.to_string()]);
-        let output = up.envs(variables.iter().copied()).output().unwrap();
+        let mut up = cluster.command(&["up"]);
+        let up = up.args(words).envs(variables.iter().copied());
+        let output = up.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let programs = cluster.path("scratch/bin");
         std::fs::create_dir_all(&programs).unwrap();

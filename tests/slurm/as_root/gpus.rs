@@ -54,7 +54,7 @@ fn a_step_sees_exactly_its_gpus() {
 #[test]
 fn where_slurm_limits_no_devices_its_variables_count() {
     need!(Root, Slurm);
-    let cluster = Cluster::up_with(2, 2, &[("CARRACK_CLUSTER_CGROUP", "none")]);
+    let cluster = Cluster::up_by(&["2", "2"], &[("CARRACK_CLUSTER_CGROUP", "none")]);
     cluster.tree();
     let rows: [(&str, &[&str]); 5] = [
         ("-n1", &[""]),
