@@ -9,6 +9,8 @@ use crate::image::pull::{
     How, Name, Options, Pulled, host_platform, layer_bytes, parse_platform, pull,
 };
 use crate::image::reference::Reference;
+use crate::image::store::Readers;
+use crate::launch::probe;
 use crate::record::Platform;
 use std::process::ExitCode;
 
@@ -54,6 +56,12 @@ pub struct Conversion {
     /// Compression threads [default: as many as this process may use, at most 16]
     #[arg(long, value_name = "N")]
     threads: Option<String>,
+    /// Let only these users read the image, besides you and `--allow-group`: names, with commas
+    #[arg(long, value_name = "USERS", value_delimiter = ',')]
+    allow_user: Vec<String>,
+    /// Let only members of these groups read the image, besides you and `--allow-user`
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    allow_group: Vec<String>,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -76,6 +84,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl Conversion {
+    /// The numbers of those who may read it, if anybody was named.
+    fn readers(&self) -> Result<Option<Readers>> {
+        if self.allow_user.is_empty() && self.allow_group.is_empty() {
+            return Ok(None);
+        }
+        let numbers = |database: &str, names: &[String]| -> Result<Vec<u32>> {
+            let number = |name: &String| {
+                probe::number_of(database, name).ok_or_else(|| {
+                    let what = if database == "group" { "group" } else { "user" };
+                    Error::usage(format!("there is no {what} `{name}` on this machine"))
+                })
+            };
+            names.iter().map(number).collect()
+        };
+        Ok(Some(Readers {
+            users: numbers("passwd", &self.allow_user)?,
+            groups: numbers("group", &self.allow_group)?,
+        }))
+    }
+
     /// Reads the settings with these options on top.
     pub fn prepare<'a>(&'a self, common: &'a Common) -> Result<Work<'a>> {
         let options = [
@@ -169,6 +197,7 @@ impl Work<'_> {
             platform: self.platform.clone(),
             dry_run: self.how.dry_run,
             name,
+            readers: self.how.readers()?,
         };
         let watch = Watch::new(self.common);
         let pulled = pull(reference, &store, &config, &options, &watch);

@@ -13,7 +13,7 @@ use crate::image::digest::Digest;
 use crate::image::pull::{host_platform, in_place, source_settings};
 use crate::image::reference::Reference;
 use crate::image::signature;
-use crate::image::store::{Store, Stored, named};
+use crate::image::store::{Store, Stored, is_private, named};
 use crate::launch::bundle;
 use crate::launch::capsule::{Entered, Host};
 use crate::launch::execute::{Listener, execute};
@@ -239,6 +239,8 @@ fn look_for(
             }
             Ok(found(stored, name))
         }
+        // There, but for others: to bring a copy of one's own is for its user to decide.
+        Err(private) if is_private(&private) => Err(private),
         Err(missing) => match reference {
             // A file that is not there is in no registry either.
             Some(reference) if reference.path().is_some_and(|path| !path.exists()) => {
@@ -246,6 +248,8 @@ fn look_for(
                 Err(Error::new(format!("cannot find the image `{shown}`"))
                     .cause("there is no such file, and the store has no image of that name")
                     .hint("`carrack images` lists the store; a name of a registry is written without a path"))
+        // There, but for others: to bring a copy of one's own is for its user to decide.
+        Err(private) if is_denied(&private) => Err(private),
             }
             Some(reference) if !dry_run => {
                 let pulled = pull(&reference, settings, common, missing);
@@ -297,6 +301,11 @@ fn is_program(path: &Path) -> bool {
     let mut start = [0; 4];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && &start == b"\x7fELF"
+}
+
+fn is_denied(error: &Error) -> bool {
+    let kind = error.downcast_ref().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::PermissionDenied)
 }
 
 /// Pulls in a process of its own, where the site allows it.

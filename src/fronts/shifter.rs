@@ -37,11 +37,11 @@ Options:
   -h, --help                Print this
 ";
 
-pub const IMAGES_HELP: &str = "Usage: shifterimg [-v] COMMAND
+pub const IMAGES_HELP: &str = "Usage: shifterimg [-v] [-u USERS] [-g GROUPS] COMMAND
 
   images                list the images in the store
   lookup TYPE:NAME      print an image's digest; code 1 if it is not there
-  pull TYPE:NAME        bring an image in
+  pull TYPE:NAME        bring an image in; with -u or -g only these users and groups may read it, and you
   login [HOST]          log in to a registry
   rm TYPE:NAME          remove a name, and the image if nothing needs it
   tag TYPE:NAME NAME    give a second name
@@ -217,9 +217,9 @@ impl Asked {
             match word {
                 Word::Flag("help", _) => return Ok(None),
                 Word::Flag("verbose", _) => self.verbose = true,
-                Word::Flag(list, names) => {
-                    self.shared.push(option(list, &names.unwrap_or_default()));
-                }
+                Word::Flag(list, names) => self
+                    .shared
+                    .push(option(&format!("allow-{list}"), &names.unwrap_or_default())),
                 Word::Plain(word) => self.words.push(word),
                 Word::Rest(words) => self.words.extend(words),
             }
@@ -250,12 +250,9 @@ pub fn shifterimg(words: &[String]) -> Result<Becomes> {
         shared,
         words: names,
     } = asked;
-    if let Some(list) = shared.first() {
-        return Err(Error::usage(format!("`{list}` is not offered"))
-            .cause("an image belongs to a store, and the store's directory says who may read it")
-            .hint(
-                "a store of the group: `carrack pull --store DIR`, with `store.sharing` set for it",
-            ));
+    if let (Some(list), false) = (shared.first(), verb == "pull") {
+        return Err(Error::usage(format!("`{list}` means nothing to `{verb}`"))
+            .cause("who may read an image is said when it is pulled"));
     }
     let mut start = Vec::new();
     start.extend(verbose.then(|| "--verbose".to_string()));
@@ -268,7 +265,13 @@ pub fn shifterimg(words: &[String]) -> Result<Becomes> {
         ("", _) => Ok(Becomes::Help),
         ("images", []) => Ok(Becomes::Images),
         ("lookup", [name]) => Ok(Becomes::Lookup(reference(name)?)),
-        ("pull", [name]) => Ok(ours(&["pull", &reference(name)?])),
+        ("pull", [name]) => {
+            let mut words = vec!["pull"];
+            words.extend(shared.iter().map(String::as_str));
+            let name = reference(name)?;
+            words.push(&name);
+            Ok(ours(&words))
+        }
         ("login", _) => {
             let words = rest.iter().map(String::as_str);
             Ok(ours(
@@ -431,7 +434,7 @@ mod tests {
             ("pull a:1", "pull a:1"),
             (
                 "-u bob,eve pull -g lab docker:a:1",
-                "`--user=bob,eve` is not offered",
+                "pull --allow-user=bob,eve --allow-group=lab docker://a:1",
             ),
             ("-v pull a", "--verbose pull a"),
             ("login", "login"),
@@ -459,6 +462,7 @@ mod tests {
         }]);
         let fields: Vec<&str> = text.split_whitespace().collect();
         assert_eq!(
+            ("rm -u bob a:1", "`--allow-user=bob` means nothing to `rm`"),
             fields,
             [
                 "cluster",

@@ -1,103 +1,25 @@
 //! Reference → image in the store: asks the source what the reference names, and converts only what is not there.
 
+mod options;
+
+pub use options::{How, Name, Options, Pulled, host_platform, parse_platform};
+
 use crate::config::{self, Config, Size};
 use crate::error::{Context, Error, Result};
 use crate::image::convert::{self, Converted, LayerInput, PackCache};
 use crate::image::digest::Digest;
-use crate::image::manifest::{self, Descriptor, normal_platform};
+use crate::image::manifest::{self, Descriptor};
 use crate::image::progress::Progress;
 use crate::image::reference::Reference;
 use crate::image::source::{self, Resolved, Source, SourceSettings};
 use crate::image::store::{Begin, Entry, Incoming, Store, Stored, advise, now_text, space, who};
 use crate::image::{adopt, signature, store};
-use crate::record::{ImageRecord, Layer, Platform, SCHEMA, Tool};
+use crate::record::{ImageRecord, Layer, SCHEMA, Tool};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Raised with every change of the converter that changes bytes.
 pub const ENGINE: &str = "1";
-
-/// What a pull may do.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub platform: Platform,
-    /// Only find out what would be done.
-    pub dry_run: bool,
-    /// What to call the image; `pull` calls it what it was asked for.
-    pub name: Name,
-}
-
-/// What an image is called in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Name {
-    /// The reference itself.
-    #[default]
-    Reference,
-    /// This name.
-    Given(Reference),
-    /// The names that an archive gives it; without any, the reference.
-    Inside,
-}
-
-/// What a pull did.
-#[derive(Debug)]
-pub struct Pulled {
-    pub digest: Digest,
-    /// Absent after a dry run that found nothing in the store.
-    pub stored: Option<Stored>,
-    pub how: How,
-    /// The layers' stored bytes; none for a file that was taken as it is.
-    pub layers: Vec<Descriptor>,
-    /// What the converter met on the way.
-    pub warnings: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// The reference names what it named before; nothing was written.
-    Unchanged,
-    /// The image was there under another name, or another process converted it meanwhile.
-    Present,
-    /// Converted from its layers.
-    Converted,
-    /// A squashfs that was taken as it is.
-    Copied,
-}
-
-impl Options {
-    pub fn for_host() -> Options {
-        Options {
-            platform: host_platform(),
-            dry_run: false,
-            name: Name::Reference,
-        }
-    }
-}
-
-/// The machine this runs on.
-pub fn host_platform() -> Platform {
-    normal_platform("linux", std::env::consts::ARCH, "")
-}
-
-/// `os/architecture[/variant]`, or the architecture alone.
-pub fn parse_platform(text: &str) -> Result<Platform> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let plain = |part: &&str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-    };
-    match parts.as_slice() {
-        parts if !parts.iter().all(plain) => {}
-        [architecture] => return Ok(normal_platform("linux", architecture, "")),
-        [os, architecture] => return Ok(normal_platform(os, architecture, "")),
-        [os, architecture, variant] => return Ok(normal_platform(os, architecture, variant)),
-        _ => {}
-    }
-    Err(Error::usage(format!("`{text}` is not a platform"))
-        .hint("for example `linux/amd64`, `linux/arm/v7` or `arm64`"))
-}
 
 /// How sources are reached, from the settings and the environment.
 pub fn source_settings(config: &Config, temporary: PathBuf) -> Result<SourceSettings> {
@@ -126,6 +48,10 @@ pub fn pull(
     progress: &dyn Progress,
 ) -> Result<Pulled> {
     let reference = absolute(reference)?;
+    let known = store.target(&reference).ok().flatten();
+    let before = known
+        .as_ref()
+        .and_then(|target| Some(target.choose(&options.platform)?.digest));
     let result = Job {
         names: vec![reference.clone()],
         reference: reference.clone(),
@@ -135,7 +61,20 @@ pub fn pull(
         progress,
     }
     .run();
-    result.map_err(|error| advise(error).while_doing(format!("cannot pull `{reference}`")))
+    let told = |error: Error| advise(error).while_doing(format!("cannot pull `{reference}`"));
+    let mut pulled = result.map_err(told)?;
+    if let (Some(_), Some(before)) = (reference.name(), before)
+        && before != pulled.digest
+    {
+        let moved = format!("`{reference}` has moved: it was {before}");
+        pulled.warnings.push(moved);
+    }
+    if let (Some(readers), Some(stored), false) =
+        (&options.readers, &pulled.stored, options.dry_run)
+    {
+        store.show_to(stored, readers)?;
+    }
+    Ok(pulled)
 }
 
 /// A path as any directory sees it: the store is asked for it later from elsewhere.
@@ -167,6 +106,9 @@ impl Job<'_> {
         let settings = source_settings(self.config, temporary)?;
         if !self.options.dry_run {
             self.store.prepare()?;
+            if self.options.readers.is_some() {
+                self.store.can_be_entered()?;
+            }
             self.store.clean();
         }
         let source: Arc<dyn Source> = Arc::from(source::open(&self.reference, &settings)?);
@@ -319,7 +261,10 @@ impl Job<'_> {
         }
         let (stored, how, warnings) = match self.begin(&image.digest)? {
             Begin::Ready(stored) => (*stored, How::Present, Vec::new()),
-            Begin::Convert(incoming) => {
+            Begin::Convert(mut incoming) => {
+                if self.options.readers.is_some() {
+                    incoming.keep_private();
+                }
                 self.check_space(&image)?;
                 let converted = self.convert(source, &image, &incoming)?;
                 let warnings = converted.warnings.clone();
@@ -406,7 +351,12 @@ impl Job<'_> {
             keep_packs: settings.keep_packs,
             ..Default::default()
         };
-        let packs = PackCache::open(&self.store.place().packs)?;
+        // Layers of an image that is not for everybody stay in a directory of this process alone, and go with it.
+        let packs = match self.options.readers {
+            None => self.store.place().packs.clone(),
+            Some(_) => incoming.directory().join("packs"),
+        };
+        let packs = PackCache::open(packs)?;
         let converted = convert::convert(
             &inputs,
             &packs,
@@ -455,7 +405,10 @@ impl Job<'_> {
         }
         let (stored, how) = match self.begin(&digest)? {
             Begin::Ready(stored) => (*stored, How::Present),
-            Begin::Convert(incoming) => {
+            Begin::Convert(mut incoming) => {
+                if self.options.readers.is_some() {
+                    incoming.keep_private();
+                }
                 let mut record = adopt::copy(file, known, &incoming.output()?, self.title())?;
                 record.source = self.reference.to_string();
                 (incoming.publish(&record)?, How::Copied)

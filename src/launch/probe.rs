@@ -240,6 +240,25 @@ fn find(database: &str, number: u32) -> Option<&str> {
 
 /// Asks the host's name services. This binary is static and has none of its own.
 pub fn getent(database: &str, keys: &[u32]) -> String {
+    let keys: Vec<String> = keys.iter().map(u32::to_string).collect();
+    ask_getent(database, &keys)
+}
+
+/// The number of a user (`passwd`) or group (`group`) by name.
+pub fn number_of(database: &str, name: &str) -> Option<u32> {
+    // A word that begins like an option would be one.
+    if name.is_empty() || name.starts_with('-') {
+        return None;
+    }
+    let answer = ask_getent(database, &[name.to_string()]);
+    let line = answer.lines().next()?;
+    // Asked for a number, it answers as well; only names are meant here.
+    let mut fields = line.split(':');
+    let found = fields.next()? == name;
+    found.then(|| fields.nth(1)?.parse().ok()).flatten()
+}
+
+fn ask_getent(database: &str, keys: &[String]) -> String {
     let Some(program) = ["/usr/bin/getent", "/bin/getent"]
         .iter()
         .find(|path| Path::new(path).exists())
@@ -248,7 +267,7 @@ pub fn getent(database: &str, keys: &[u32]) -> String {
     };
     let child = Command::new(program)
         .arg(database)
-        .args(keys.iter().map(u32::to_string))
+        .args(keys)
         .env_clear()
         .env("LC_ALL", "C")
         .current_dir("/")

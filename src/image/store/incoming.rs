@@ -17,6 +17,8 @@ pub struct Incoming<'a> {
     store: &'a Store,
     digest: Digest,
     directory: tempfile::TempDir,
+    /// Of image and record, once they are visible.
+    mode: u32,
     /// Dropped last: the directory is gone before the next converter starts.
     _lock: Lock,
 }
@@ -85,6 +87,7 @@ impl Store {
             store: self,
             digest: *digest,
             directory,
+            mode: 0o444,
             _lock: lock,
         }))
     }
@@ -145,6 +148,11 @@ impl Incoming<'_> {
         self.directory.path()
     }
 
+    /// Lets nobody else read it, from the first moment on.
+    pub fn keep_private(&mut self) {
+        self.mode = 0o400;
+    }
+
     /// Makes the image visible. The record is the last rename: an image without a record is not there.
     pub fn publish(self, record: &ImageRecord) -> Result<Stored> {
         let output = self.output()?;
@@ -160,7 +168,7 @@ impl Incoming<'_> {
                 )),
             );
         }
-        file.set_permissions(Permissions::from_mode(0o444))
+        file.set_permissions(Permissions::from_mode(self.mode))
             .map_err(failed)?;
         file.sync_all().map_err(failed)?;
         if let Some(parent) = image.parent() {
@@ -173,7 +181,7 @@ impl Incoming<'_> {
             self.directory.path(),
             &path,
             record.to_json().as_bytes(),
-            0o444,
+            self.mode,
         )?;
         self.store.get(&self.digest)?.ok_or_else(|| {
             Error::new(format!(

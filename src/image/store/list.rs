@@ -1,6 +1,6 @@
 //! What is in the stores.
 
-use super::{Store, Stored, explain, relative};
+use super::{Store, Stored, access, explain, relative};
 use crate::error::Error;
 use crate::image::digest::Digest;
 use std::io::ErrorKind;
@@ -78,6 +78,8 @@ impl Store {
                     });
                 }
                 Ok(None) => {}
+                // Somebody else's, for others: to this user it is not there.
+                Err(error) if access::is_private(&error) => {}
                 Err(error) => listing.damaged.push(Damaged {
                     digest,
                     root: root.to_path_buf(),

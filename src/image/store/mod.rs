@@ -13,8 +13,10 @@
 //!   tmp/<hex>.lock                     who converts a digest (`image/lock.rs`); losers wait, then find the image
 //! ```
 //! Content is hostile until checked: links are not followed, reads are bounded, a record must name the digest of its
-//! file. Absent: any database. The directories are the truth, and `rm -rf` of one file of a pair is survived.
+//! file. An image that is for named users only has an access list and mode 0440. Absent: any database. The directories are
+//! the truth, and `rm -rf` of one file of a pair is survived.
 
+mod access;
 mod files;
 pub mod gc;
 mod incoming;
@@ -27,6 +29,7 @@ pub mod space;
 mod time;
 pub mod verify;
 
+pub use access::{Readers, is_private};
 pub use files::{advise, explain};
 pub use incoming::{Begin, Incoming, abandon};
 pub use list::{Damaged, Listed, Listing};
@@ -126,7 +129,10 @@ impl Store {
     }
 
     fn get_from(&self, root: &Path, digest: &Digest) -> Result<Option<Stored>> {
-        let Some(bytes) = files::read(root, &relative(digest, "json"), MAX_BYTES)? else {
+        let bytes = files::read(root, &relative(digest, "json"), MAX_BYTES).map_err(|error| {
+            access::private(error, root, &relative(digest, "json"), &digest.short())
+        })?;
+        let Some(bytes) = bytes else {
             return Ok(None);
         };
         let image = relative(digest, "sqsh");
