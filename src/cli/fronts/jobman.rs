@@ -4,9 +4,11 @@ use super::{begin, carrack, profile_of, text_of};
 use crate::cli::ps::current;
 use crate::cli::table::table;
 use crate::cli::{output, submit};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result, printable};
 use crate::fronts::jobman::{self, Settings, Submit, Verb};
+use crate::image::pull::source_settings;
+use crate::image::source::registry::harbor::Harbor;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::{self, Phase};
 use crate::jobs::words::Words;
@@ -33,22 +35,24 @@ pub fn run(words: &[String]) -> Result<ExitCode> {
         Verb::Flavors => flavors(config, &settings),
         Verb::Queue => waiting(config, &settings),
         Verb::Images => {
-            let store = common.store_of(&found)?;
             let mut rows = vec![["NAME", "TAGS"].map(String::from).to_vec()];
-            rows.extend(images(&store, &settings)?);
-            output::print(&table(&rows))?;
-            let (url, _) = settings.harbor()?;
-            if !url.is_empty() {
-                eprintln!(
-                    "note: these are the images in the store; `carrack tags {url}/PROJECT/NAME` asks the registry"
-                );
+            rows.extend(match harbor(&found, &settings)? {
+                Some((harbor, project)) => of_harbor(&harbor, &project)?,
+                None => images(&common.store_of(&found)?, &settings)?,
+            });
+            said(&table(&rows))
+        }
+        Verb::ImageDetails { image } => match harbor(&found, &settings)? {
+            Some((harbor, project)) => {
+                let last = image.rfind('/').map_or(0, |at| at + 1);
+                let tag = image.get(last..).and_then(|name| name.find(':'));
+                let name = tag.and_then(|tag| image.get(..last + tag));
+                let name = name.unwrap_or(&image);
+                let described = harbor.repository(&project, name)?.description;
+                said(&format!("{}\n", printable(described.trim_end())))
             }
-            Ok(ExitCode::SUCCESS)
-        }
-        Verb::ImageDetails { image } => {
-            let image = settings.image(Some(&image))?;
-            carrack(&["inspect", &image])
-        }
+            None => carrack(&["inspect", &settings.image(Some(&image))?]),
+        },
         Verb::Help | Verb::Version => Ok(ExitCode::SUCCESS),
     }
 }
@@ -244,6 +248,28 @@ fn waiting(config: &Config, settings: &Settings) -> Result<ExitCode> {
         rows.push(row);
     }
     said(&printable(&table(&rows)))
+}
+
+/// The registry's own interface and the project there, where the settings name both.
+fn harbor(found: &config::Settings, settings: &Settings) -> Result<Option<(Harbor, String)>> {
+    let (url, project) = settings.harbor()?;
+    if url.is_empty() || project.is_empty() {
+        return Ok(None);
+    }
+    let registry = url.split_once("://").map_or(&*url, |(_, rest)| rest);
+    let registry = registry.trim_end_matches('/').to_ascii_lowercase();
+    let sources = source_settings(&found.config, std::env::temp_dir())?;
+    Ok(Some((Harbor::open(&registry, &sources)?, project)))
+}
+
+fn of_harbor(harbor: &Harbor, project: &str) -> Result<Vec<Vec<String>>> {
+    let mut rows = Vec::new();
+    for repository in harbor.repositories(project)? {
+        let artifacts = harbor.artifacts(project, &repository.name)?;
+        let tags: Vec<String> = artifacts.into_iter().flat_map(|one| one.tags).collect();
+        rows.push(vec![repository.name, tags.join(", ")]);
+    }
+    Ok(rows)
 }
 
 /// Names below the prefix with their tags.

@@ -123,6 +123,13 @@ impl Auth {
         })
     }
 
+    /// Whether the token server took the user's credentials.
+    pub async fn has_token_of_user(&self) -> bool {
+        let state = self.state.lock().await;
+        let known = matches!(state.credential, Some(Some(_)));
+        known && !state.tokens.is_empty()
+    }
+
     /// Asks for an identity token in the password's place, if the registry is one that gives them.
     pub async fn identity(&self, client: &Client) -> Option<Secret> {
         let state = self.state.lock().await;
@@ -136,12 +143,18 @@ impl Auth {
             .identity
     }
 
-    async fn ready(
-        &self,
-        state: &mut State,
-        client: &Client,
-        scope: &str,
-    ) -> Result<Option<Secret>, Failure> {
+    /// The password itself, for interfaces that take no tokens; nothing for somebody who has none.
+    pub async fn password(&self, client: &Client) -> Result<Option<Secret>, Failure> {
+        let mut state = self.state.lock().await;
+        self.look_up(&mut state, client).await?;
+        Ok(match state.credential.as_ref().and_then(Option::as_ref) {
+            Some(Credential::Password { user, password }) => Some(basic(user, password)),
+            Some(Credential::Identity(_)) | None => None,
+        })
+    }
+
+    /// Credentials are looked for once.
+    async fn look_up(&self, state: &mut State, client: &Client) -> Result<(), Failure> {
         if state.credential.is_none() {
             let (registry, repository) = (self.registry.clone(), self.repository.clone());
             let places = client.settings().credentials.clone();
@@ -152,6 +165,16 @@ impl Auth {
                 .map_err(|error: Error| Failure::refused(one_line(&error)))?;
             state.credential = Some(found);
         }
+        Ok(())
+    }
+
+    async fn ready(
+        &self,
+        state: &mut State,
+        client: &Client,
+        scope: &str,
+    ) -> Result<Option<Secret>, Failure> {
+        self.look_up(state, client).await?;
         let credential = state.credential.as_ref().and_then(Option::as_ref);
         let Some(challenge) = state.challenge.clone() else {
             return Ok(None);

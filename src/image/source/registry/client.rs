@@ -63,6 +63,8 @@ pub struct Request {
     /// First and last byte.
     pub range: Option<(u64, u64)>,
     pub content: Option<Content>,
+    /// With the password itself, where no token counts.
+    pub by_password: bool,
 }
 
 /// A request to any server.
@@ -108,6 +110,7 @@ impl Request {
             accept: None,
             range: None,
             content: None,
+            by_password: false,
         }
     }
 }
@@ -215,8 +218,11 @@ impl Client {
 
     /// One request with what authentication it takes.
     pub async fn send_once(&self, host: &Host, request: &Request) -> Result<Response, Failure> {
-        let mut authorization = host.auth.header(self, &request.scope).await?;
-        let mut challenged = false;
+        let mut authorization = match request.by_password {
+            true => host.auth.password(self).await?,
+            false => host.auth.header(self, &request.scope).await?,
+        };
+        let mut challenged = request.by_password;
         loop {
             let (base, reply) = self.reach(host, request, authorization.as_ref()).await?;
             host.reached.store(true, Ordering::Relaxed);
@@ -506,7 +512,10 @@ impl Client {
             cause.extend(missing.map(|missing| format!("; {missing}")));
         }
         match status {
-            StatusCode::UNAUTHORIZED if authorized && insufficient => {
+            // Whoever got a token with the password is known. Harbor says 401 to those, too, about what is not theirs.
+            StatusCode::UNAUTHORIZED
+                if authorized && (insufficient || host.auth.has_token_of_user().await) =>
+            {
                 Failure::Forbidden { cause, user }
             }
             StatusCode::UNAUTHORIZED => Failure::Unauthorized { cause, user },

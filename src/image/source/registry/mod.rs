@@ -9,6 +9,7 @@ mod blob;
 mod client;
 pub mod download;
 pub mod failure;
+pub mod harbor;
 mod route;
 mod signatures;
 mod tls;
