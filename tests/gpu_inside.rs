@@ -289,6 +289,28 @@ fn the_driver_of_the_host_is_found_by_any_image() {
     assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "{refused}");
 }
 
+/// Images of research groups install the tools of a driver that no node has any more.
+#[test]
+fn a_copy_of_nvidia_smi_in_the_image_loses() {
+    need!(Userns);
+    let mut node = Node::new();
+    node.before = "mount -t tmpfs none /usr/local/bin; cp bin/nvidia-smi /usr/local/bin; chmod 755 /usr/local/bin/nvidia-smi".into();
+    let image = node.image("image", "gcc");
+    let own = node
+        .scene
+        .write("image/usr/bin/nvidia-smi", "#!/bin/sh\necho of the image\n");
+    std::fs::set_permissions(own, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let image = image.display().to_string();
+    let smi = |gpus: &[&str]| {
+        node.run(
+            gpus,
+            &["exec", "--no-home", &image, "sh", "-c", "nvidia-smi"],
+        )
+    };
+    smi(ALL).is(0, "smi\n", "");
+    smi(&[]).is(0, "of the image\n", "");
+}
+
 #[test]
 fn the_driver_is_found_by_musl() {
     need!(Userns, Fuse, Musl);

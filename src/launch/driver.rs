@@ -213,7 +213,8 @@ pub fn show(driver: &Driver, wanted: &BTreeSet<Class>, result: &mut Devices) {
         _ => false,
     }) {
         let directory = format!("{GPU_DIRECTORY}/bin");
-        let addition = Addition::Append("PATH".into(), directory.into());
+        // Before the image's: a copy that somebody installed there belongs to another driver.
+        let addition = Addition::Prepend("PATH".into(), directory.into());
         result.additions.push(addition);
     }
     let files = driver.files.iter();

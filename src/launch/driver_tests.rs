@@ -82,7 +82,7 @@ fn libraries_by_class_under_all_their_names() {
         result.additions,
         [
             Addition::Prepend("LD_LIBRARY_PATH".into(), "/run/carrack/gpu/lib".into()),
-            Addition::Append("PATH".into(), "/run/carrack/gpu/bin".into()),
+            Addition::Prepend("PATH".into(), "/run/carrack/gpu/bin".into()),
         ]
     );
     let has = |words, name: &str| shown(&whole, words).0.iter().any(|one| one.contains(name));
