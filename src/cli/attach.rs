@@ -89,6 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         image: &record.config.env,
         additions: &profile.additions,
         rules: &[],
+        last: &[],
         fixed: &devices.fixed,
     })?;
     let mut argv = args.command;

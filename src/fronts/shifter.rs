@@ -32,7 +32,7 @@ Options:
   -E, --clearenv            Pass nothing of the caller's environment
       --entrypoint[=CMD]    Start the image's entrypoint, or CMD in its place
       --workdir[=DIR]       Start in the image's directory, or in DIR
-  -m, --module none         Without modules of the site, of which there are none
+  -m, --module A[,B]        Take what the site describes under these names (`[bundle.NAME]`); `none` for no more
   -v, --verbose             Say more
   -h, --help                Print this
 ";
@@ -73,6 +73,7 @@ pub fn shifter(words: &[String], variable: Option<&str>) -> Result<Becomes> {
     let mut command = Vec::new();
     // A clean environment comes before what is set on top of it; docker and shifter agree on that.
     let mut workdir = None;
+    let mut variables = Vec::new();
     for word in read(words, FLAGS, true)? {
         let (name, value) = match word {
             Word::Flag(name, value) => (name, value),
@@ -93,15 +94,22 @@ pub fn shifter(words: &[String], variable: Option<&str>) -> Result<Becomes> {
             ("clearenv", _) => ours.push("--clean-env".into()),
             ("workdir", value) => workdir = value.map(|value| option("workdir", &value)),
             ("entrypoint", None) => ours.push("--entrypoint".into()),
-            ("module", Some(value)) if value == "none" => {}
-            ("module", _) => {
-                return Err(Error::usage("`--module` is not offered")
-                    .cause("what a module adds (`siteFs`, `siteEnv`) is a profile here")
-                    .hint("`CARRACK_PROFILE=NAME` chooses a profile of the site"));
+            ("module", value) => {
+                let value = value.unwrap_or_default();
+                let names = value.split(',').filter(|name| !name.is_empty());
+                // A site's own modules are its bundles; `none` is shifter's word for no others.
+                ours.extend(
+                    names
+                        .filter(|name| *name != "none")
+                        .map(|name| option("bundle", name)),
+                );
             }
+            // A file's variables come before those of the command line, wherever they stand in it.
+            ("env", value) => variables.push(option("env", &value.unwrap_or_default())),
             (name, value) => ours.push(option(name, &value.unwrap_or_default())),
         }
     }
+    ours.extend(variables);
     ours.extend(workdir);
     let Some(image) = image.filter(|image| !image.is_empty()) else {
         return Err(Error::usage("no image was named")
@@ -144,17 +152,15 @@ fn volumes(value: &str) -> Result<Vec<String>> {
                 )),
             );
         }
-        let mut kept = Vec::new();
+        let mut read_only = false;
+        let mut in_memory = None;
         for flag in flags.iter().flat_map(|flags| flags.split(',')) {
             match flag.split('=').next().unwrap_or_default() {
-                "ro" => kept.push("ro"),
+                "ro" => read_only = true,
                 // All mounts here are recursive and get what the host mounts later.
                 "rec" | "slave" | "rw" | "" => {}
-                "perNodeCache" => {
-                    return Err(Error::usage(format!("`{flag}` is not offered"))
-                        .cause("a file system in a file needs root to mount it")
-                        .hint("node-local space is in memory (`carrack exec --writable=SIZE`) or on the node's disk (`--bind $TMPDIR:/cache`)"));
-                }
+                // A file system in a file would need root to mount it; each node's memory needs nobody.
+                "perNodeCache" => in_memory = Some(cache_size(flag)?),
                 "private" => {
                     return Err(Error::usage(format!("the flag `{flag}` is not offered"))
                         .cause("what the host mounts later is seen inside as well (`slave`)"));
@@ -165,13 +171,24 @@ fn volumes(value: &str) -> Result<Vec<String>> {
                 }
             }
         }
-        let flags = match kept.is_empty() {
-            true => String::new(),
-            false => ":ro".to_string(),
-        };
-        found.push(option("bind", &format!("{source}:{target}{flags}")));
+        found.push(match (in_memory, read_only) {
+            (Some(size), _) => option(
+                "mount",
+                &format!("type=tmpfs,destination={target},tmpfs-size={size}"),
+            ),
+            (None, true) => option("bind", &format!("{source}:{target}:ro")),
+            (None, false) => option("bind", &format!("{source}:{target}")),
+        });
     }
     Ok(found)
+}
+
+/// The size in `perNodeCache=size=10G`.
+fn cache_size(flag: &str) -> Result<&str> {
+    let size = flag.strip_prefix("perNodeCache=size=");
+    size.filter(|size| !size.is_empty()).ok_or_else(|| {
+        Error::usage(format!("`{flag}` has no size")).hint("write `perNodeCache=size=10G`")
+    })
 }
 
 /// `docker:ubuntu:24.04`, `id:…`, `custom:/x.sqsh`, `local:/dir`, or one of our own forms.
@@ -368,7 +385,7 @@ mod tests {
             ),
             (
                 "--image=docker:a:1 -V /a:/b -E -e A=1 --env-file=f --workdir=/w x",
-                "exec --bind=/a:/b --clean-env --env=A=1 --env-file=f --workdir=/w docker://a:1 -- x",
+                "exec --bind=/a:/b --clean-env --env-file=f --env=A=1 --workdir=/w docker://a:1 -- x",
             ),
             ("--image=docker:a:1", "shell docker://a:1"),
             (
@@ -381,7 +398,12 @@ mod tests {
             ),
             (
                 "--image=id:0123456789ab -m mpich,gpu x",
-                "`--module` is not offered",
+                "exec --bundle=mpich --bundle=gpu 0123456789ab -- x",
+            ),
+            ("--image=docker:a -m none x", "exec docker://a -- x"),
+            (
+                "--image=docker:a -e A=1 --env-file=f x",
+                "exec --env-file=f --env=A=1 docker://a -- x",
             ),
             ("--image=custom:/i.sqsh x", "exec /i.sqsh -- x"),
             ("--image=local:/tree x", "exec dir:/tree -- x"),
@@ -410,7 +432,11 @@ mod tests {
             ),
             (
                 "--image=docker:a -V /a:/b:perNodeCache=size=1G x",
-                "`perNodeCache=size=1G` is not offered",
+                "exec --mount=type=tmpfs,destination=/b,tmpfs-size=1G docker://a -- x",
+            ),
+            (
+                "--image=docker:a -V /a:/b:perNodeCache x",
+                "`perNodeCache` has no size",
             ),
             (
                 "--image=docker:a -V /a:/b:zz x",
@@ -436,6 +462,7 @@ mod tests {
                 "-u bob,eve pull -g lab docker:a:1",
                 "pull --allow-user=bob,eve --allow-group=lab docker://a:1",
             ),
+            ("rm -u bob a:1", "`--allow-user=bob` means nothing to `rm`"),
             ("-v pull a", "--verbose pull a"),
             ("login", "login"),
             ("login host -u me", "login host -u me"),
@@ -462,7 +489,6 @@ mod tests {
         }]);
         let fields: Vec<&str> = text.split_whitespace().collect();
         assert_eq!(
-            ("rm -u bob a:1", "`--allow-user=bob` means nothing to `rm`"),
             fields,
             [
                 "cluster",

@@ -4,7 +4,8 @@
 //! 2. the image's ENV, which wins over the caller's, except over [`PASSED`];
 //! 3. what the GPU driver and the site add;
 //! 4. the request's rules in the order given: job file, `CARRACK_*` variables, srun options, flags;
-//! 5. what carrack itself decides (`HOME` where it places the home).
+//! 5. what the site adds, where its profile locks `env` (shifter's order);
+//! 6. what carrack itself decides (`HOME` where it places the home).
 
 use super::facts::HostFacts;
 use super::request::{EnvRule, Inherit};
@@ -176,6 +177,8 @@ pub struct Sources<'a> {
     /// What drivers and the site add, applied to what the image left.
     pub additions: &'a [Addition],
     pub rules: &'a [EnvRule],
+    /// What the site adds after the rules, where its profile locks `env`.
+    pub last: &'a [Addition],
     /// carrack's own decisions.
     pub fixed: &'a [(OsString, OsString)],
 }
@@ -228,6 +231,9 @@ pub fn merge(sources: &Sources) -> Result<Vec<(OsString, OsString)>> {
     }
     for rule in sources.rules {
         apply(&mut result, rule, sources.facts)?;
+    }
+    for addition in sources.last {
+        add(&mut result, addition);
     }
     for (name, value) in sources.fixed {
         result.insert(name.clone(), value.clone());

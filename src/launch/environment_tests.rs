@@ -28,6 +28,7 @@ fn merged(host: &[&str], image: &[&str], rules: &[EnvRule], inherit: Inherit) ->
         inherit,
         image: &image,
         additions: &[],
+        last: &[],
         rules,
         fixed: &[],
     });

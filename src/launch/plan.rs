@@ -119,13 +119,15 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     if home.is_some() || (image_home.is_some() && !image_sets_home) {
         fixed_environment.push(("HOME".into(), home_inside.clone().into()));
     }
-    let all_additions = [additions, profile.additions.clone()].concat();
+    let (first, last) = profile.variables();
+    let all_additions = [&additions, first].concat();
     let environment = merge(&Sources {
         facts,
         inherit: request.inherit.unwrap_or(profile.inherit),
         image: &record.config.env,
         additions: &all_additions,
         rules: &request.environment,
+        last,
         fixed: &fixed_environment,
     })?;
     let argv = argv(request, found)?;

@@ -263,6 +263,14 @@ impl Profile {
         self.check_command(request)
     }
 
+    /// The site's variables: those that a user may set anew, and those that have the last word (`env` is locked).
+    pub fn variables(&self) -> (&[Addition], &[Addition]) {
+        match self.locked.contains("env") {
+            true => (&[], &self.additions),
+            false => (&self.additions, &[]),
+        }
+    }
+
     /// Whether it is that profile, or based on it.
     pub fn follows(&self, name: &str) -> bool {
         self.chain.iter().any(|link| link.name == name)
@@ -490,6 +498,7 @@ const LOCKABLE: &[&str] = &[
     "mpi_inject",
     "bundles",
     "environment",
+    "env",
     "user_binds",
     "interactive",
     "command",
