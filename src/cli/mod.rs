@@ -14,6 +14,7 @@ pub mod config;
 pub mod doctor;
 pub mod exec;
 pub mod export;
+pub mod fetch_input;
 mod fronts;
 pub mod gc;
 mod gef;
@@ -98,7 +99,7 @@ commands! {
         Pull pull, Images images, Inspect inspect, Tag tag, Rm rm, Gc gc, Verify verify, Import import, Export export,
     }
     "Registries" { Search search, Tags tags, Artifact artifact, Login login, Logout logout }
-    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule, CheckImage check_image }
+    "Inside an image" { Run run, Exec exec, Shell shell, Attach attach, SaveCapsule save_capsule, CheckImage check_image, FetchInput fetch_input }
     "Slurm jobs" {
         Submit submit, Script script, Check check, Ps ps, Logs logs, Wait wait, Cancel cancel, Record record,
         Outputs outputs, Rerun rerun,

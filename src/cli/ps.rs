@@ -4,13 +4,20 @@ use super::{Common, output};
 use crate::error::{Error, Result, printable};
 use crate::image::store::text_of;
 use crate::jobs::accounts;
+use crate::jobs::gef;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::{self, Phase, Status};
 use crate::jobs::run_record::RunRecord;
+use serde_json::{Value, json};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How much of a log is shown in the JSON.
+const CONSOLE: u64 = 64 << 10;
 
 /// List jobs submitted by carrack
 ///
@@ -26,6 +33,9 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print JSON in GEF's field names: jobs with their tasks and volumes
+    #[arg(long)]
+    gef: bool,
     #[command(flatten)]
     pub common: Common,
 }
@@ -69,7 +79,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let status = current(&submission, task.as_deref())?;
         rows.push(row(&submission, status));
     }
-    if args.json {
+    if args.gef {
+        let jobs: Vec<Value> = rows.iter().map(in_words_of_gef).collect();
+        let one = args.jobs.len() == 1 && jobs.len() == 1;
+        output::print_json(&match jobs.first().filter(|_| one) {
+            Some(job) => json!({ "Job": job }),
+            None => json!({ "Jobs": jobs }),
+        })?;
+    } else if args.json {
         output::print_json(&rows)?;
     } else {
         output::print(&table(&rows))?;
@@ -224,6 +241,53 @@ fn row(submission: &Submission, status: Option<Status>) -> Row {
         exit_code: status.exit_code,
         log,
     }
+}
+
+/// The record and the end of the log, which both may be missing.
+fn in_words_of_gef(row: &Row) -> Value {
+    let (id, task) = match row.submission.id.split_once('_') {
+        Some((id, task)) => (id, Some(task)),
+        None => (row.submission.id.as_str(), None),
+    };
+    let whole = Submission {
+        id: id.to_string(),
+        ..row.submission.clone()
+    };
+    let path = whole.record_path(task);
+    let mut record = path.and_then(|path| RunRecord::read(&path).ok());
+    if let Some(record) = &mut record {
+        record.complete();
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    gef::job(&gef::Known {
+        submission: &row.submission,
+        status: &Status {
+            state: row.state.clone(),
+            exit_code: row.exit_code,
+            ..Status::default()
+        },
+        record: record.as_ref(),
+        console: &console(Path::new(&row.log)),
+        now: now.map_or(0, |since| since.as_secs()),
+    })
+}
+
+/// The last of what a job wrote.
+fn console(log: &Path) -> String {
+    let Ok(mut file) = std::fs::File::open(log) else {
+        return String::new();
+    };
+    let is_plain = file.metadata().is_ok_and(|found| found.is_file());
+    let size = file.metadata().map_or(0, |found| found.len());
+    let mut end = Vec::new();
+    if is_plain
+        && file
+            .seek(SeekFrom::Start(size.saturating_sub(CONSOLE)))
+            .is_ok()
+    {
+        let _ = file.take(CONSOLE).read_to_end(&mut end);
+    }
+    String::from_utf8_lossy(&end).into_owned()
 }
 
 fn table(rows: &[Row]) -> String {

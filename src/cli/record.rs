@@ -9,7 +9,7 @@ use crate::image::pull::host_platform;
 use crate::image::store::text_of;
 use crate::jobs::journal::{Journal, Submission};
 use crate::jobs::queue::Phase;
-use crate::jobs::run_record::{self, Image, RunRecord};
+use crate::jobs::run_record::{self, Image, Input, RunRecord};
 use crate::jobs::signature::{AT_ONCE, Ending, Sign, recognise};
 use crate::jobs::{crate_export, queue};
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ enum Verb {
         project: String,
         #[arg(long)]
         dataset: Vec<String>,
+        /// A port's value and where it came from, as JSON
+        #[arg(long)]
+        staged: Vec<String>,
     },
     /// List the site's records, newest last, each checked
     List {
@@ -121,6 +124,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             profile,
             project,
             dataset,
+            staged,
         }) => {
             let mut record = start(&args.common, image.as_deref(), script.as_deref(), input);
             record.outputs.clone_from(output);
@@ -128,6 +132,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
             record.profile.clone_from(profile);
             record.project.clone_from(project);
             record.datasets.clone_from(dataset);
+            let staged = staged.iter();
+            let known = staged.filter_map(|text| serde_json::from_str::<Input>(text).ok());
+            record.inputs.extend(known.map(|then| then.now()));
             if let [id, name] = local.as_slice() {
                 record.job.id.clone_from(id);
                 record.job.name.clone_from(name);
@@ -412,6 +419,14 @@ fn text(record: &RunRecord, path: &Path) -> String {
     line("profile", &record.profile);
     line("project", &record.project);
     line("datasets", &record.datasets.join(" "));
+    for input in &record.inputs {
+        let of = match input.source.as_str() {
+            "" => String::new(),
+            source => format!(" from {source}"),
+        };
+        let line_of = format!("{} {}{of}, {} bytes", input.port, input.path, input.bytes);
+        line("input", line_of.trim_start());
+    }
     line("kept", &record.kept);
     line("directory", &record.output_directory);
     line("record", &path.display().to_string());

@@ -6,7 +6,7 @@ use super::submit::Desk;
 use crate::error::{Context, Error, Result, printable};
 use crate::image::store::Stored;
 use crate::jobs::journal::{Journal, Submission};
-use crate::jobs::run_record::{self, RunRecord, hex};
+use crate::jobs::run_record::{RunRecord, hex};
 use crate::jobs::words::Words;
 use carrack_slurm::script::Script;
 use sha2::{Digest, Sha256};
@@ -113,7 +113,7 @@ fn differences(record: &RunRecord, script: &str, desk: &Desk) -> (Vec<String>, O
         }
     }
     for then in &record.inputs {
-        let now = run_record::input(Path::new(&then.path));
+        let now = then.now();
         if now != *then {
             found.push(format!(
                 "the input `{}` had {} files and {} bytes, newest of {}; now {} files and {} bytes, newest of {}",

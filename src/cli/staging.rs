@@ -6,8 +6,10 @@ use crate::image::digest::Digest;
 use crate::image::source::SourceSettings;
 use crate::image::source::registry::download::download;
 use crate::jobs::assemble::Assembled;
+use crate::jobs::run_record::Input;
 use crate::launch::ports::{Port, Service, assign};
 use carrack_slurm::script::InContainer;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -17,25 +19,53 @@ const LARGEST: u64 = 100 << 30;
 
 type Values = Vec<(String, String)>;
 
+/// A port's value as a file or directory of this machine, and where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    pub port: String,
+    /// `file:…`, with a slash at the end of a directory.
+    pub file: String,
+    /// As it was typed; empty for a text.
+    pub source: String,
+    /// Of what was fetched or written.
+    pub sha256: String,
+}
+
+/// How an address becomes a file.
+pub enum Fetch<'a> {
+    Here(&'a SourceSettings),
+    /// In another process: one that is to enter a capsule cannot start the network's threads.
+    Elsewhere(&'a dyn Fn(&str) -> Result<Staged>),
+    /// Only said, not done.
+    Never,
+}
+
 /// The values with each made a `file:` of this machine.
-///
-/// Without `sources` nothing is fetched: a process that is to enter a capsule cannot start the network's threads.
 pub fn values(
     labels: &BTreeMap<String, String>,
     given: &Values,
-    sources: Option<&SourceSettings>,
-) -> Result<Values> {
+    fetch: &Fetch<'_>,
+) -> Result<Vec<Staged>> {
     let Some(service) = Service::read(labels) else {
         return Err(Error::usage("the image has no ports")
             .cause("its labels have nothing that begins with `eudat.gef.service.`"));
     };
     let mut staged = Vec::new();
     for (port, value) in assign(&service, given)? {
-        let file = one(port, value, sources)
+        let one = one(port, value, fetch)
             .map_err(|error| error.while_doing(format!("cannot use the input `{}`", port.id)))?;
-        staged.push((port.id.clone(), file));
+        staged.push(Staged {
+            port: port.id.clone(),
+            ..one
+        });
     }
     Ok(staged)
+}
+
+/// As the launcher takes them.
+pub fn pairs(staged: Vec<Staged>) -> Values {
+    let pair = |one: Staged| (one.port, one.file);
+    staged.into_iter().map(pair).collect()
 }
 
 /// The same for each step of a job that is about to be written.
@@ -58,7 +88,11 @@ pub fn job(
             continue;
         }
         let sources = sources()?;
-        let staged = values(labels.unwrap_or(&BTreeMap::new()), asked, Some(&sources))?;
+        let labels = labels.unwrap_or(const { &BTreeMap::new() });
+        let staged = values(labels, asked, &Fetch::Here(&sources))?;
+        let contract = &mut assembled.script.contract;
+        contract.extend(staged.iter().filter_map(for_record));
+        let staged = pairs(staged);
         match &mut step.container {
             InContainer::Own { options, .. } => rewrite(options, &staged),
             InContainer::Same => rewrite(&mut assembled.script.container, &staged),
@@ -66,6 +100,19 @@ pub fn job(
         }
     }
     Ok(())
+}
+
+/// The option by which a job's record learns of it.
+fn for_record(staged: &Staged) -> Option<String> {
+    let path = staged.file.strip_prefix("file:")?;
+    let input = Input {
+        path: path.to_string(),
+        port: staged.port.clone(),
+        source: staged.source.clone(),
+        sha256: staged.sha256.clone(),
+        ..Input::default()
+    };
+    Some(format!("--staged={}", serde_json::to_string(&input).ok()?))
 }
 
 /// Puts the staged values in the place of those that were typed; both are in the order in which they were given.
@@ -82,19 +129,23 @@ fn rewrite(flags: &mut [String], staged: &Values) {
     }
 }
 
-fn one(port: &Port, value: &str, sources: Option<&SourceSettings>) -> Result<String> {
+fn one(port: &Port, value: &str, fetch: &Fetch<'_>) -> Result<Staged> {
+    let local = |file: String| Staged {
+        file,
+        source: value.to_string(),
+        ..Staged::default()
+    };
     if value.starts_with("file:/") {
-        return Ok(value.to_string());
+        return Ok(local(value.to_string()));
     }
     if port.is_text() {
         return text(port, value);
     }
-    if let Some(address) = address(value) {
-        return match sources {
-            Some(sources) => fetch(&address, sources),
-            None => Err(Error::usage(format!("`{value}` is not fetched here"))
-                .cause("addresses and PIDs are fetched before a job is made")
-                .hint("`carrack submit` fetches them; with `--local` it runs on this machine")),
+    if address(value).is_some() {
+        return match fetch {
+            Fetch::Here(sources) => fetched(value, sources),
+            Fetch::Elsewhere(ask) => ask(value),
+            Fetch::Never => Ok(local(value.to_string())),
         };
     }
     let path = std::path::absolute(value).or_say(|| "cannot tell the current directory")?;
@@ -104,7 +155,7 @@ fn one(port: &Port, value: &str, sources: Option<&SourceSettings>) -> Result<Str
                 .to_str()
                 .ok_or_else(|| Error::usage(format!("`{value}` is not valid UTF-8")))?;
             let slash = if meta.is_dir() { "/" } else { "" };
-            Ok(format!("file:{}{slash}", path.trim_end_matches('/')))
+            Ok(local(format!("file:{}{slash}", path.trim_end_matches('/'))))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(Error::usage(format!("there is no `{}`", path.display()))
@@ -136,8 +187,11 @@ fn address(value: &str) -> Option<String> {
     is_pid.then(|| format!("{}/{value}", proxy()))
 }
 
-/// The file of an address, in a directory that the digest of its content names.
-fn fetch(address: &str, sources: &SourceSettings) -> Result<String> {
+/// The file of an address or a PID, in a directory that the digest of its content names.
+pub fn fetched(value: &str, sources: &SourceSettings) -> Result<Staged> {
+    let address = address(value)
+        .ok_or_else(|| Error::usage(format!("`{value}` is neither an address nor a PID")))?;
+    let address = &address;
     let place = inputs()?;
     let what = || format!("cannot keep what `{address}` gives");
     std::fs::create_dir_all(&place).or_say(what)?;
@@ -162,11 +216,16 @@ fn fetch(address: &str, sources: &SourceSettings) -> Result<String> {
         done.name,
         done.size
     );
-    Ok(format!("file:{}/", directory.display()))
+    Ok(Staged {
+        file: format!("file:{}/", directory.display()),
+        source: value.to_string(),
+        sha256: digest.hex(),
+        ..Staged::default()
+    })
 }
 
 /// A file with this text, in a directory that its digest names: equal texts are one file, and none is ever changed.
-fn text(port: &Port, value: &str) -> Result<String> {
+fn text(port: &Port, value: &str) -> Result<Staged> {
     let name = Path::new(&port.file_name);
     let mut parts = name.components();
     let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
@@ -179,15 +238,21 @@ fn text(port: &Port, value: &str) -> Result<String> {
     let digest = Digest::of(format!("{}\n{value}", port.file_name).as_bytes()).hex();
     let directory = inputs()?.join(digest);
     let file = directory.join(name);
+    // The text itself is in no script and no record.
+    let staged = Staged {
+        file: format!("file:{}/", directory.display()),
+        sha256: Digest::of(value.as_bytes()).hex(),
+        ..Staged::default()
+    };
     if std::fs::read(&file).is_ok_and(|known| known == value.as_bytes()) {
-        return Ok(format!("file:{}/", directory.display()));
+        return Ok(staged);
     }
     let what = || format!("cannot write `{}`", file.display());
     std::fs::create_dir_all(&directory).or_say(what)?;
     let mut temporary = tempfile::NamedTempFile::new_in(&directory).or_say(what)?;
     std::io::Write::write_all(&mut temporary, value.as_bytes()).or_say(what)?;
     temporary.persist(&file).or_say(what)?;
-    Ok(format!("file:{}/", directory.display()))
+    Ok(staged)
 }
 
 /// Beside the notes of submitted jobs, on the shared home.
@@ -251,13 +316,16 @@ mod tests {
         };
         let place = tempfile::tempdir().unwrap();
         let path = place.path().to_str().unwrap();
-        assert_eq!(one(&port, path, None).unwrap(), format!("file:{path}/"));
+        let refused = |_: &str| Err(Error::new("not now"));
+        let fetch = Fetch::Elsewhere(&refused);
+        let file_of = |value: &str| one(&port, value, &fetch).map(|staged| staged.file);
+        assert_eq!(file_of(path).unwrap(), format!("file:{path}/"));
         let file = format!("{path}/f");
         std::fs::write(&file, "x").unwrap();
-        assert_eq!(one(&port, &file, None).unwrap(), format!("file:{file}"));
-        assert_eq!(one(&port, "file:/x", None).unwrap(), "file:/x");
+        assert_eq!(file_of(&file).unwrap(), format!("file:{file}"));
+        assert_eq!(file_of("file:/x").unwrap(), "file:/x");
         for wrong in ["/no/such/path", "https://h/x"] {
-            assert!(one(&port, wrong, None).is_err(), "{wrong}");
+            assert!(file_of(wrong).is_err(), "{wrong}");
         }
         for name in ["", "../x", "/x", "a/b", ".."] {
             let port = Port {
@@ -265,7 +333,7 @@ mod tests {
                 file_name: name.into(),
                 ..Port::default()
             };
-            let told = one(&port, "x", None).unwrap_err().to_string();
+            let told = one(&port, "x", &fetch).unwrap_err().to_string();
             assert!(told.contains("no usable file name"), "{name}: {told}");
         }
     }

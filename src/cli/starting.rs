@@ -5,6 +5,7 @@
 
 use super::aids::{Aids, remember};
 use super::policy::{Deed, may};
+use super::staging::{Fetch, Staged};
 use super::{LaunchCommon, hooks, looked_up, output, staging};
 use crate::cli::launching::LaunchArgs;
 use crate::config::{Require, Settings, nearest};
@@ -144,7 +145,13 @@ fn prepare(
         remember(kept, name)?;
     }
     if !request.inputs.is_empty() {
-        request.inputs = staging::values(&found.record.config.labels, &request.inputs, None)?;
+        let fetch = |value: &str| fetch_elsewhere(value, &settings);
+        let fetch = match dry_run {
+            true => Fetch::Never,
+            false => Fetch::Elsewhere(&fetch),
+        };
+        let staged = staging::values(&found.record.config.labels, &request.inputs, &fetch)?;
+        request.inputs = staging::pairs(staged);
     }
     let mut facts = probe::facts(&request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
@@ -248,8 +255,6 @@ fn look_for(
                 Err(Error::new(format!("cannot find the image `{shown}`"))
                     .cause("there is no such file, and the store has no image of that name")
                     .hint("`carrack images` lists the store; a name of a registry is written without a path"))
-        // There, but for others: to bring a copy of one's own is for its user to decide.
-        Err(private) if is_denied(&private) => Err(private),
             }
             Some(reference) if !dry_run => {
                 let pulled = pull(&reference, settings, common, missing);
@@ -303,9 +308,25 @@ fn is_program(path: &Path) -> bool {
     read.is_ok() && &start == b"\x7fELF"
 }
 
-fn is_denied(error: &Error) -> bool {
-    let kind = error.downcast_ref().map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::PermissionDenied)
+/// Fetches an input in a process of its own, where the site lets this machine do so.
+fn fetch_elsewhere(value: &str, settings: &Settings) -> Result<Staged> {
+    let what = || format!("cannot fetch `{value}`");
+    if std::env::var_os("SLURMD_NODENAME").is_some() && !settings.config.pull.compute_nodes {
+        return Err(Error::usage(what())
+            .cause("on compute nodes nothing is fetched (`pull.compute_nodes`)")
+            .hint("`carrack submit` fetches it on the login node"));
+    }
+    let program = std::env::current_exe().or_say(|| "cannot find the carrack program")?;
+    let output = Command::new(program)
+        .args(["fetch-input", "--", value])
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .or_say(what)?;
+    if !output.status.success() {
+        return Err(Error::new(what()).cause("why, is said above"));
+    }
+    serde_json::from_slice(&output.stdout).or_say(what)
 }
 
 /// Pulls in a process of its own, where the site allows it.

@@ -175,6 +175,17 @@ impl Desk {
         } else {
             self.store.find(&reference, &host_platform())?
         };
+        // What could be a name and is none in the store may be the first digits of a digest.
+        let digits = image.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let (None, true) = (&known, digits)
+            && let Ok(stored) = self.store.find_named(image, default, &host_platform())
+        {
+            return Ok(Pinned {
+                text: stored.digest.to_string(),
+                reference: image.to_string(),
+                stored: Some(stored),
+            });
+        }
         let stored = match known {
             Some(stored) => stored,
             None => {

@@ -9,6 +9,7 @@ pub mod check;
 pub mod crate_export;
 pub mod environment;
 pub mod files;
+pub mod gef;
 pub mod journal;
 pub mod outputs;
 pub mod queue;

@@ -98,6 +98,26 @@ pub struct Input {
     pub bytes: u64,
     /// The newest change below it, seconds since 1970.
     pub newest: u64,
+    /// The port of a service that it was given to, and what was typed there: a path, an address or an identifier.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub port: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Of what was fetched or written for the job; what lies where it always lay is not read.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+}
+
+impl Input {
+    /// What is there now, under the same names.
+    pub fn now(&self) -> Input {
+        Input {
+            port: self.port.clone(),
+            source: self.source.clone(),
+            sha256: self.sha256.clone(),
+            ..input(Path::new(&self.path))
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -173,6 +173,20 @@ fn g5_g6_addresses_and_identifiers_are_fetched_at_the_desk() {
             "data"
         );
     }
+    // Without Slurm the same, by another process than the one that enters the image.
+    let mut command = scene.command([
+        "run",
+        "--profile=gef",
+        "--input=data=11304/x-1",
+        "--input=1=said",
+        "--output=copy=out",
+        "clone",
+    ]);
+    command.env("CARRACK_JOB", "19");
+    let ran = scene.finish(command, b"");
+    assert_eq!(ran.out, "said", "{ran}");
+    let copied = std::fs::read_to_string(scene.path("work/out/set.nc"));
+    assert_eq!(copied.unwrap(), "data", "{ran}");
     scene
         .run([
             "submit",
@@ -184,4 +198,78 @@ fn g5_g6_addresses_and_identifiers_are_fetched_at_the_desk() {
             "clone",
         ])
         .fails(2, &["plain http", "registries.insecure"]);
+}
+
+/// The steps of a program that was written for GEF's interface: look for a service, start a job, ask for its state; and
+/// what is known of it afterwards.
+#[test]
+fn g8_g15_g17_a_program_runs_a_job() {
+    need!(Userns, Fuse);
+    let mut scene = scene();
+    let state = scene.path("state");
+    scene.env("XDG_STATE_HOME", state);
+    let json = |words: &[&str]| -> Value {
+        let outcome = scene.run(words);
+        serde_json::from_str(&outcome.ok().out).unwrap_or_else(|error| panic!("{error}: {outcome}"))
+    };
+    let service = json(&["inspect", "--gef", "--json", "clone"]);
+    let id = service["Service"]["ID"].as_str().unwrap();
+    let short: String = id.chars().take(12).collect();
+    let submit = |name: &str, input: &str| {
+        let out = scene.path("work").join(name).display().to_string();
+        let words = [
+            "submit",
+            "--local",
+            "--profile=gef",
+            "--job-name",
+            name,
+            "--input=0=set",
+            input,
+            &format!("--output=copy={out}"),
+            &short,
+        ];
+        scene.run(words)
+    };
+    // The image's last word, `cat` of its text, is the job's code.
+    submit("made", "--input=1=words of a test").ok();
+    let job = json(&["ps", "--gef", "made"]);
+    let job = &job["Job"];
+    assert_eq!(job["ServiceID"], id, "{job}");
+    assert_eq!(
+        job["State"],
+        json!({ "Status": "Ended successfully", "Error": "", "Code": 0 })
+    );
+    assert_eq!(job["Tasks"][0]["ExitCode"], 0);
+    assert_eq!(
+        job["InputVolume"][0],
+        json!({ "VolumeID": "$SCENE/work/set/", "Name": "input0" })
+    );
+    assert_eq!(job["OutputVolume"][0]["Name"], "copy");
+    assert_eq!(
+        json(&["ps", "--all", "--gef"])["Jobs"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+
+    // What the record says of where everything came from.
+    let record = json(&["record", "made", "--json"]);
+    let labels = &record["image"]["labels"];
+    assert_eq!(labels["eudat.gef.service.name"], "Test Clone");
+    assert_eq!(labels["eudat.gef.service.version"], "0.1");
+    assert_eq!(record["image"]["manifest_digest"], format!("sha256:{id}"));
+    let inputs = &record["inputs"];
+    assert_eq!(inputs[0]["source"], "set", "{record}");
+    assert_eq!(
+        (&inputs[0]["files"], &inputs[0]["bytes"]),
+        (&json!(1), &json!(7))
+    );
+    // printf 'words of a test' | sha256sum
+    assert_eq!(
+        inputs[1]["sha256"],
+        "71e2be4f85e4a604b6b0e4a26b9197e95af5fc1b8b316f79ca8c599a766f05bf"
+    );
+    assert_eq!(inputs[1]["bytes"], 15);
+    assert!(!record.to_string().contains("words of a test"), "{record}");
 }
