@@ -40,6 +40,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(job) = &args.job {
         return of_job::remove(job, &args.common, args.dry_run);
     }
+    let quiet = Common {
+        quiet: args.common.quiet || args.json,
+        ..args.common.clone()
+    };
+    of_job::sweep(&quiet, args.dry_run)?;
     let store = args.common.open_store()?;
     let rules = Rules {
         older_than: args.older_than.map(|age| age.0),

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 mod project;
 
-pub use project::{group_names, look, words};
+pub use project::{group_names, has_ended, look, words};
 
 /// A file of variables may have this much; see `environment.rs`.
 const MAX_FILE: u64 = (4 << 20) + 1;

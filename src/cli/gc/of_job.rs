@@ -4,7 +4,7 @@
 //! root anywhere.
 
 use crate::cli::{Common, output};
-use crate::config::PROFILES;
+use crate::config::{Config, PROFILES};
 use crate::error::{Context, Error, Result};
 use crate::launch::contract::{is_plain, scratch_directory};
 use crate::launch::facts::HostFacts;
@@ -20,45 +20,104 @@ pub fn remove(job: &str, common: &Common, dry_run: bool) -> Result<ExitCode> {
         return Err(Error::usage(format!("`{job}` is no job")));
     }
     let settings = common.settings()?;
-    let config = &settings.config;
     if rustix::process::geteuid().is_root() {
         become_user()?;
     }
-    let mut facts = probe::caller();
-    let mut words = probe::words(&facts);
-    words.job = job.to_string();
-    facts.words = Some(words);
+    let facts = facts_of(job);
     let mut failed = None;
     let mut gone = Vec::new();
-    for name in PROFILES
-        .iter()
-        .copied()
-        .chain(config.profile.keys().map(String::as_str))
-    {
-        // A profile with a mistake has made nothing.
-        let Ok(profile) = Profile::named(config, name) else {
-            continue;
-        };
+    for profile in profiles(&settings.config) {
         let Ok(Some(path)) = scratch_directory(&profile, &facts) else {
             continue;
         };
         if gone.contains(&path) || !is_ours(&path, &facts) {
             continue;
         }
-        if !dry_run && let Err(error) = remove_tree(&path) {
-            failed = Some(error);
-            continue;
+        match remove_one(&path, common, dry_run) {
+            Ok(()) => gone.push(path),
+            Err(error) => failed = Some(error),
         }
-        if !common.quiet {
-            let verb = if dry_run { "would remove" } else { "removed" };
-            output::print(&format!("{verb} {}\n", path.display()))?;
-        }
-        gone.push(path);
     }
     match failed {
         Some(error) => Err(error),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Removes what starts outside of any job left when they were killed: nobody else comes by afterwards.
+pub fn sweep(common: &Common, dry_run: bool) -> Result<()> {
+    // Stands for a job's name in a path; no name looks like it.
+    const MARK: &str = "@@";
+    let settings = common.settings()?;
+    let marked = facts_of(MARK);
+    let mut seen = Vec::new();
+    for profile in profiles(&settings.config) {
+        let Ok(Some(place)) = scratch_directory(&profile, &marked) else {
+            continue;
+        };
+        let is_marked = |part: &&Path| {
+            let name = part.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.contains(MARK))
+        };
+        // The outermost directory that has the job's name.
+        let Some(marked_part) = place.ancestors().filter(is_marked).last() else {
+            continue;
+        };
+        let name = marked_part.file_name().and_then(|name| name.to_str());
+        let (Some(above), Some((before, behind))) = (
+            marked_part.parent(),
+            name.and_then(|name| name.split_once(MARK)),
+        ) else {
+            continue;
+        };
+        for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+            let entry = entry.file_name();
+            let job = entry.to_str().and_then(|name| {
+                let name = name.strip_prefix(before)?;
+                name.strip_suffix(behind)
+            });
+            let Some(job) = job.filter(|job| is_plain(job) && probe::has_ended(job)) else {
+                continue;
+            };
+            let facts = facts_of(job);
+            let Ok(Some(path)) = scratch_directory(&profile, &facts) else {
+                continue;
+            };
+            if !seen.contains(&path) && is_ours(&path, &facts) {
+                remove_one(&path, common, dry_run)?;
+                seen.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn facts_of(job: &str) -> HostFacts {
+    let mut facts = probe::caller();
+    let mut words = probe::words(&facts);
+    words.job = job.to_string();
+    facts.words = Some(words);
+    facts
+}
+
+/// Those without a mistake: one with a mistake has made nothing.
+fn profiles(config: &Config) -> Vec<Profile> {
+    let own = config.profile.keys().map(String::as_str);
+    let names = PROFILES.iter().copied().chain(own);
+    names
+        .filter_map(|name| Profile::named(config, name).ok())
+        .collect()
+}
+
+fn remove_one(path: &Path, common: &Common, dry_run: bool) -> Result<()> {
+    if !dry_run {
+        remove_tree(path)?;
+    }
+    if !common.quiet {
+        let verb = if dry_run { "would remove" } else { "removed" };
+        output::print(&format!("{verb} {}\n", path.display()))?;
+    }
+    Ok(())
 }
 
 fn is_ours(path: &Path, facts: &HostFacts) -> bool {

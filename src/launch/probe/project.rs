@@ -40,6 +40,29 @@ pub fn group_names(facts: &HostFacts) -> Vec<String> {
         .collect()
 }
 
+/// The name of a start outside of any job, by which its directories are told apart and swept (`carrack gc`).
+fn alone_name(node: &str, seconds: u64, pid: u32) -> String {
+    let plain = |c: char| match c.is_ascii_alphanumeric() {
+        true => c,
+        false => '-',
+    };
+    let node: String = node.chars().take(64).map(plain).collect();
+    format!("local-{node}-{seconds}-{pid}")
+}
+
+/// Whether a name is that of a start on this node whose process has ended.
+pub fn has_ended(name: &str) -> bool {
+    let mut fields = name.rsplitn(3, '-');
+    let (Some(pid), Some(seconds)) = (fields.next(), fields.next()) else {
+        return false;
+    };
+    let (Ok(pid), Ok(seconds)) = (pid.parse::<u32>(), seconds.parse::<u64>()) else {
+        return false;
+    };
+    name == alone_name(&super::node_name(), seconds, pid)
+        && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
 /// Who runs, and for which job.
 pub fn words(facts: &HostFacts) -> Words {
     let account = account(facts.uid, &[facts.gid]);
@@ -56,7 +79,7 @@ pub fn words(facts: &HostFacts) -> Words {
     let alone = || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(0, |now| now.as_secs());
-        format!("local-{seconds}-{}", std::process::id())
+        alone_name(&super::node_name(), seconds, std::process::id())
     };
     Words {
         user: match account.name.is_empty() {
