@@ -101,6 +101,73 @@ fn c2_outputs_stay_and_scratch_goes() {
     site.run(&["gc", "--job", "../x"]).fails(2, &["is no job"]);
 }
 
+/// What a start outside of any job leaves when it is killed goes with the next `gc`; what runs keeps it.
+#[test]
+fn c2_scratch_of_a_killed_start_is_swept() {
+    need!(Fuse, Userns);
+    let site = Site::new();
+    site.settings(CES);
+    let words = [
+        "exec",
+        "dir:$SCENE/root",
+        "sh",
+        "-c",
+        "touch /scratch/x /safe_outputs/y; exec /bin/busybox sleep 600",
+    ];
+    let mut command = site.command(&words);
+    let mut child = command.spawn().unwrap();
+    let left = |name: &str| {
+        let entries = std::fs::read_dir(site.scene.path("")).unwrap().flatten();
+        let mut names = entries.map(|entry| entry.path());
+        names.find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(name)
+        })
+    };
+    for _ in 0..300 {
+        if left("outputs_local-").is_some_and(|path| path.join("y").exists()) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    site.run(&["gc"]).ok();
+    assert!(left("scratch_local-").is_some_and(|path| path.join("x").exists()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let told = site.run(&["gc", "--dry-run"]);
+    assert!(
+        told.ok().out.contains("would remove $SCENE/scratch_local-"),
+        "{told}"
+    );
+    // Names that only look alike, and other machines' starts, are left alone.
+    for name in [
+        "scratch_local-elsewhere-1-999999999",
+        "scratch_mine",
+        "scratch_local-1",
+    ] {
+        std::fs::create_dir(site.scene.path(name)).unwrap();
+    }
+    site.run(&["gc"]).ok();
+    let mut names: Vec<String> = std::fs::read_dir(site.scene.path(""))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("scratch_"))
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "scratch_local-1",
+            "scratch_local-elsewhere-1-999999999",
+            "scratch_mine"
+        ]
+    );
+    assert!(left("outputs_local-").is_some_and(|path| path.join("y").exists()));
+}
+
 #[test]
 fn c3_read_only_or_not_by_project() {
     need!(Userns);

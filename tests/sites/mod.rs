@@ -10,9 +10,14 @@ mod battery;
 mod contracts;
 mod etc;
 mod fronts;
+mod harbor;
 mod hooks;
+mod images_of_eucaim;
+mod people;
 mod rows;
+mod shifters_rows;
 mod signed;
+mod singularity;
 
 use crate::scene::{Outcome, Scene, carrack};
 use std::os::unix::fs::{PermissionsExt, symlink};

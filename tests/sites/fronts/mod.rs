@@ -7,6 +7,7 @@ mod images;
 
 mod as_root {
     mod cluster;
+    mod site_files;
 }
 
 use crate::need::need;
@@ -16,7 +17,7 @@ use serde_json::json;
 use std::process::Command;
 
 /// The binary by another name.
-fn called(scene: &Scene, name: &str, words: &[&str]) -> Outcome {
+pub fn called(scene: &Scene, name: &str, words: &[&str]) -> Outcome {
     let link = scene.path("bin").join(name);
     if !link.exists() {
         std::fs::create_dir_all(scene.path("bin")).unwrap();
@@ -169,6 +170,47 @@ fn c7_a_process_substitution_is_read_once() {
     command.args(["-c", line]).arg(scene.path("bin/ces-run"));
     let ran = scene.finish(command, b"");
     assert!(ran.out.contains("too piped 1 by itself\n"), "{ran}");
+}
+
+/// A service with a port, where the site leaves the host's network: reachable as it is.
+#[test]
+fn c23_a_service_with_a_port() {
+    need!(Userns, Fuse);
+    let scene = haven();
+    let place = scene.path("").display().to_string();
+    let open = format!(
+        "[profile.lab]\nbase = \"haven\"\nnetwork = \"host\"\nlocked = []\nproject_data = \"\"\n\
+         outputs = \"{place}home/outputs_{{job}}:/safe_outputs\"\n"
+    );
+    let settings = std::fs::read_to_string(scene.path("settings.toml")).unwrap();
+    let settings = settings.replace("profile = \"haven\"", "profile = \"lab\"");
+    scene.write("settings.toml", settings + &open);
+    // Free again as soon as its number is known.
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = address.unwrap().port();
+    let serve = format!("echo served | busybox nc -l -p {port}");
+    let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh", "-c", serve] });
+    add(&scene, "service", busybox(), config);
+    scene.write("work/options", format!("-p {port}:{port}\n"));
+    called(&scene, "ces-run", &["--version"]).ok();
+    let mut command = scene.program(scene.path("bin/ces-run"));
+    command.args(["--no-slurm", "--opt-file", "options", "service"]);
+    let answered = std::thread::spawn(move || {
+        use std::io::Read;
+        let mut said = String::new();
+        for _ in 0..300 {
+            if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+                stream.read_to_string(&mut said).unwrap();
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        said
+    });
+    let ran = scene.finish(command, b"");
+    assert!(ran.ok().err.contains("is reachable as it is"), "{ran}");
+    assert_eq!(answered.join().unwrap(), "served\n", "{ran}");
 }
 
 #[test]
