@@ -3,24 +3,28 @@
 //! The output's bytes depend on the layers' content and the options only: not on threads, cache, compression of the
 //! layers or order of arrival. Absent on purpose: where images live (the store gives an output path and publishes it).
 
+mod ahead;
 mod packing;
 mod publishing;
 
 use crate::error::{Context, Error, Result};
-use crate::image::assemble::assemble;
+use crate::image::assemble::{Begun, Plan, assemble};
 use crate::image::digest::Digest;
 use crate::image::entry::{Content, Kind};
 use crate::image::progress::Progress;
 use crate::image::{contents, tree};
 use crate::pack;
+use crate::pack::cache::Pack;
 pub use crate::pack::cache::PackCache;
 use crate::record;
 use crate::squashfs::format::MAX_BLOCK_SIZE;
 use crate::squashfs::write;
 use crate::sys::heap;
+use ahead::{Ahead, EndOnDrop};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Opens the stored bytes of a layer from the start; may be called again after a failure.
 pub type OpenLayer = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
@@ -38,7 +42,7 @@ pub struct LayerInput {
     pub open: OpenLayer,
 }
 
-/// How to convert. Everything but `threads` and `keep_packs` changes the output.
+/// How to convert. Everything but `threads`, `keep_packs` and `copy_ahead` changes the output.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Compression threads; layers are read by threads of their own.
@@ -49,6 +53,8 @@ pub struct Options {
     pub source_date: u32,
     /// Keep packs for the next image that has the layer.
     pub keep_packs: bool,
+    /// So many bytes of complete upper layers are copied while lower ones are packed.
+    pub copy_ahead: u64,
     /// Store the first blocks of the loader, libc and shell uncompressed: they are what every process start reads.
     pub raw_hot_files: bool,
     /// Empty directories that are added where the image has nothing of that name, so that a launcher can mount there.
@@ -67,6 +73,8 @@ impl Default for Options {
             block_size: 128 << 10,
             source_date: 0,
             keep_packs: true,
+            // Less is not worth one more merge.
+            copy_ahead: 32 << 20,
             raw_hot_files: true,
             mount_points: list(&[
                 "/proc", "/sys", "/dev", "/tmp", "/run", "/mnt", "/home", "/scratch", "/work",
@@ -105,37 +113,6 @@ pub fn convert(
     options.check()?;
     heap::keep_little();
     let publisher = publishing::Publisher::start(packs.clone())?;
-    let packs = packing::pack_all(layers, packs, &publisher, options, progress)?;
-    progress.phase("merging layers");
-    let mut notes: BTreeMap<String, u64> = BTreeMap::new();
-    let mut warnings = Vec::new();
-    let mut builder = tree::Builder::new();
-    for (index, pack) in packs.iter().enumerate() {
-        builder.layer()?;
-        let in_layer = |error: Error| error.while_doing(packing::failed(layers, index));
-        for entry in pack.index.entries().map_err(in_layer)? {
-            builder.add(&entry.map_err(in_layer)?).map_err(in_layer)?;
-        }
-        for (name, count) in &pack.index.summary.notes {
-            *notes.entry(name.clone()).or_default() += count;
-            if name == "malformed-pax" {
-                warnings.push(format!(
-                    "layer {} of {} has {count} malformed PAX headers; what could be read of them counts",
-                    index + 1,
-                    layers.len()
-                ));
-            }
-        }
-    }
-    for (name, added) in add_mount_points(&mut builder, options)? {
-        notes.insert(name.to_string(), added);
-    }
-    let tree = builder.finish()?;
-    notes.insert("devices".to_string(), tree.devices);
-    notes.retain(|_, count| *count > 0);
-    let contents = contents::find(&tree);
-
-    progress.phase("writing the image");
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -143,17 +120,30 @@ pub fn convert(
         .truncate(true)
         .open(output)
         .or_say(|| format!("cannot write the image `{}`", output.display()))?;
-    let assembled = assemble(
-        &tree,
-        &packs,
-        &file,
-        &write::Options {
-            block_size: options.block_size,
-            level: options.level,
-            mkfs_time: options.source_date,
-        },
-    )
-    .map_err(|error| error.while_doing(format!("cannot write `{}`", output.display())))?;
+    let ahead = Ahead::new(layers.len(), options.copy_ahead);
+    let (packs, merged, assembled) = std::thread::scope(|scope| {
+        let _end = EndOnDrop(&ahead);
+        let copying = scope.spawn(|| ahead.copy(&file));
+        let packs = packing::pack_all(layers, packs, &publisher, options, progress, &ahead)?;
+        let begun = Begun {
+            ranges: ahead.end(),
+            copying,
+        };
+        progress.phase("merging layers");
+        let merged = merge_all(layers, &packs, options)?;
+        progress.phase("writing the image");
+        let assembled = Plan::make(&merged.tree, &packs)
+            .and_then(|plan| {
+                let options = write::Options {
+                    block_size: options.block_size,
+                    level: options.level,
+                    mkfs_time: options.source_date,
+                };
+                assemble(&merged.tree, &plan, begun, &file, &options)
+            })
+            .map_err(|error| error.while_doing(format!("cannot write `{}`", output.display())))?;
+        Ok::<_, Error>((packs, merged, assembled))
+    })?;
     publisher.finish()?;
     let written = assembled.written;
     Ok(Converted {
@@ -168,14 +158,65 @@ pub fn convert(
             hashes_count: assembled.hashes,
             root: written.root,
         },
-        contents,
-        notes,
+        contents: contents::find(&merged.tree),
+        notes: merged.notes,
         diff_ids: packs
             .iter()
             .map(|pack| pack.index.summary.diff_id)
             .collect(),
+        warnings: merged.warnings,
+    })
+}
+
+/// The image's tree, and what is to say of it.
+struct Merged {
+    tree: tree::Tree,
+    notes: BTreeMap<String, u64>,
+    warnings: Vec<String>,
+}
+
+fn merge_all(layers: &[LayerInput], packs: &[Arc<Pack>], options: &Options) -> Result<Merged> {
+    let mut notes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for (index, pack) in packs.iter().enumerate() {
+        for (name, count) in &pack.index.summary.notes {
+            *notes.entry(name.clone()).or_default() += count;
+            if name == "malformed-pax" {
+                warnings.push(format!(
+                    "layer {} of {} has {count} malformed PAX headers; what could be read of them counts",
+                    index + 1,
+                    layers.len()
+                ));
+            }
+        }
+    }
+    let mut builder =
+        merge(packs).map_err(|(index, error)| error.while_doing(packing::failed(layers, index)))?;
+    for (name, added) in add_mount_points(&mut builder, options)? {
+        notes.insert(name.to_string(), added);
+    }
+    let tree = builder.finish()?;
+    notes.insert("devices".to_string(), tree.devices);
+    notes.retain(|_, count| *count > 0);
+    Ok(Merged {
+        tree,
+        notes,
         warnings,
     })
+}
+
+/// All entries of all packs, lowest layer first; an error comes with its layer.
+fn merge(packs: &[Arc<Pack>]) -> Result<tree::Builder, (usize, Error)> {
+    let mut builder = tree::Builder::new();
+    for (index, pack) in packs.iter().enumerate() {
+        let in_layer = |error| (index, error);
+        builder.layer().map_err(in_layer)?;
+        for entry in pack.index.entries().map_err(in_layer)? {
+            let entry = entry.map_err(in_layer)?;
+            builder.add(&entry).map_err(in_layer)?;
+        }
+    }
+    Ok(builder)
 }
 
 /// Adds what a launcher mounts on; says how many directories and files were missing.

@@ -6,7 +6,7 @@ use crate::image::entry::{Attributes, Content, Entry, Kind, display};
 use crate::pack::blocks::PackFile;
 use crate::pack::index::{self, Summary};
 use crate::pack::path::{self, Name};
-use crate::pack::pool::{Event, Ordered, Pool, stopped};
+use crate::pack::pool::{Event, Ordered, Turn, stopped};
 use crate::pack::sniff::{self, Sniffer};
 use crate::pack::stream::{self, Raw, Stored};
 use crate::pack::tar::{Archive, Member, Sink, Type};
@@ -34,7 +34,7 @@ pub fn pack(
     input: &mut (dyn Read + Send),
     expected: Expected,
     files: (File, File),
-    pool: &Pool,
+    turn: &Turn,
     hot_raw: bool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(File, File, Summary)> {
@@ -52,7 +52,7 @@ pub fn pack(
             stream::hash_raw(&raw_from)
         });
         let cut = Raw::new(Stored::new(stored_from), raw_to).and_then(|raw| {
-            let cutter = Cutter::new(pool, Arc::clone(&ordered), hot_raw);
+            let cutter = Cutter::new(turn, Arc::clone(&ordered), hot_raw);
             cut_layer(raw, index::Writer::new(idx)?, cutter)
         });
         let panicked = || Error::new("a thread of the conversion panicked");
@@ -81,7 +81,7 @@ pub fn pack(
     if expected.diff_id.is_some_and(|stated| stated != diff_id) {
         return Err(mismatch("diff id", expected.diff_id, diff_id));
     }
-    let (dat, blocks) = ordered.finish(tickets, pool)?.finish()?;
+    let (dat, blocks) = ordered.finish(tickets, turn.pool)?.finish()?;
     notes.retain(|_, count| *count > 0);
     let (idx, summary) = writer.finish(diff_id, notes, &blocks)?;
     Ok((dat, idx, summary))
@@ -116,7 +116,7 @@ fn cut_layer(
     let mut note = |name: &str, count: u64| *notes.entry(name.to_string()).or_default() += count;
     let mut archive = Archive::new(raw);
     while let Some(member) = archive.next_member()? {
-        if cutter.pool.is_stopped() || cutter.ordered.has_failed() {
+        if cutter.turn.pool.is_stopped() || cutter.ordered.has_failed() {
             return Err(stopped());
         }
         note("xattrs", member.dropped_xattrs);
@@ -195,7 +195,7 @@ fn plain(path: &[u8], member: &Member) -> Result<Option<Kind>> {
 
 /// Cuts content into blocks and collects tails.
 struct Cutter<'a> {
-    pool: &'a Pool,
+    turn: &'a Turn<'a>,
     ordered: Arc<Ordered>,
     hot_raw: bool,
     tickets: u64,
@@ -213,9 +213,9 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(pool: &'a Pool, ordered: Arc<Ordered>, hot_raw: bool) -> Cutter<'a> {
+    fn new(turn: &'a Turn<'a>, ordered: Arc<Ordered>, hot_raw: bool) -> Cutter<'a> {
         Cutter {
-            pool,
+            turn,
             ordered,
             hot_raw,
             tickets: 0,
@@ -267,14 +267,14 @@ impl<'a> Cutter<'a> {
         }
         self.flush_holes();
         let ticket = self.ticket();
-        self.pool.submit(&self.ordered, ticket, block, raw, false);
+        self.turn.submit(&self.ordered, ticket, block, raw, false);
     }
 
     fn flush_holes(&mut self) {
         if self.holes > 0 {
             let event = Event::Holes(std::mem::take(&mut self.holes));
             let ticket = self.ticket();
-            self.ordered.post(ticket, event, self.pool);
+            self.ordered.post(ticket, event, self.turn.pool);
         }
     }
 
@@ -286,7 +286,7 @@ impl<'a> Cutter<'a> {
         if size == 0 {
             return Ok(content);
         }
-        if size < self.pool.block_size() as u64 && self.raw == 0 {
+        if size < self.turn.pool.block_size() as u64 && self.raw == 0 {
             let tail = self.block.take().unwrap_or_default();
             content.tail = Some(self.add_tail(&tail)?);
             self.block = Some(cleared(tail));
@@ -297,7 +297,7 @@ impl<'a> Cutter<'a> {
         }
         self.flush_holes();
         let ticket = self.ticket();
-        self.ordered.post(ticket, Event::EndOfRun, self.pool);
+        self.ordered.post(ticket, Event::EndOfRun, self.turn.pool);
         content.run = Some(self.runs);
         self.runs += 1;
         Ok(content)
@@ -310,11 +310,11 @@ impl<'a> Cutter<'a> {
             return Ok(known);
         }
         let used = self.fragment.as_ref().map_or(0, Vec::len);
-        if used + tail.len() > self.pool.block_size() {
+        if used + tail.len() > self.turn.pool.block_size() {
             self.flush_fragment()?;
         }
         if self.fragment.is_none() {
-            self.fragment = Some(self.pool.take_buffer()?);
+            self.fragment = Some(self.turn.take_buffer()?);
         }
         let fragment = self.fragment.get_or_insert_default();
         let place = (self.fragments, fragment.len() as u32);
@@ -330,7 +330,7 @@ impl<'a> Cutter<'a> {
         if let Some(fragment) = self.fragment.take() {
             let ticket = self.ticket();
             self.fragments += 1;
-            self.pool
+            self.turn
                 .submit(&self.ordered, ticket, fragment, false, true);
         }
         Ok(())
@@ -345,7 +345,7 @@ impl<'a> Cutter<'a> {
 
     fn current(&mut self) -> Result<&mut Vec<u8>> {
         if self.block.is_none() {
-            self.block = Some(self.pool.take_buffer()?);
+            self.block = Some(self.turn.take_buffer()?);
         }
         Ok(self.block.get_or_insert_default())
     }
@@ -356,7 +356,7 @@ impl Sink for Cutter<'_> {
         if let Some(sniffer) = &mut self.sniffer {
             sniffer.feed(bytes);
         }
-        let size = self.pool.block_size();
+        let size = self.turn.pool.block_size();
         while !bytes.is_empty() {
             let block = self.current()?;
             let (now, later) = bytes.split_at(bytes.len().min(size - block.len()));
@@ -370,7 +370,7 @@ impl Sink for Cutter<'_> {
     }
 
     fn hole(&mut self, mut length: u64) -> Result<()> {
-        let size = self.pool.block_size();
+        let size = self.turn.pool.block_size();
         while length > 0 {
             let block = self.current()?;
             if block.is_empty() && length >= size as u64 {
@@ -395,7 +395,7 @@ impl Drop for Cutter<'_> {
             .into_iter()
             .flatten()
         {
-            self.pool.give_buffer(buffer);
+            self.turn.pool.give_buffer(buffer);
         }
     }
 }

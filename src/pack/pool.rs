@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::pack::blocks::PackFile;
 use crate::squashfs::format::DATA_UNCOMPRESSED;
 use crate::squashfs::integrity::short_hash;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -153,71 +153,87 @@ struct Job {
     fragment: bool,
 }
 
+/// Buffers that are free or not made yet, and who may take them.
+struct Buffers {
+    free: Vec<Vec<u8>>,
+    unmade: usize,
+    ranks: BTreeSet<usize>,
+}
+
+impl Buffers {
+    fn count(&self) -> usize {
+        self.free.len() + self.unmade
+    }
+}
+
+/// How many buffers must be free for what. Whoever waits for one is woken late and goes on in a long stroke: with a
+/// switch between reading and compressing for every block, both would find the core's cache filled by the other.
+struct Marks {
+    /// Wakes the first layer, which takes them down to none.
+    first: usize,
+    /// What others leave to the first layer.
+    left: usize,
+    /// Wakes the others.
+    others: usize,
+}
+
 /// Queue and buffers.
 pub struct Pool {
-    jobs: Mutex<VecDeque<Job>>,
+    /// By rank, then ticket.
+    jobs: Mutex<BTreeMap<(usize, u64), Job>>,
     job_came: Condvar,
-    buffers: Mutex<(Vec<Vec<u8>>, usize)>,
-    /// So many free buffers wake those who wait for one. Reading goes on in long strokes then: with a switch between
-    /// reading and compressing for every block, both would find the core's cache filled by the other.
-    enough: usize,
-    buffers_came: Condvar,
+    buffers: Mutex<Buffers>,
+    marks: Marks,
+    first_may: Condvar,
+    others_may: Condvar,
     stop: AtomicBool,
     block_size: usize,
     level: i32,
 }
 
-impl Pool {
-    /// A quarter of `buffers` must always be left when each layer holds two and waits for another one.
-    pub fn new(block_size: usize, level: i32, buffers: usize) -> Pool {
-        Pool {
-            jobs: Mutex::new(VecDeque::new()),
-            job_came: Condvar::new(),
-            buffers: Mutex::new((Vec::new(), buffers)),
-            enough: buffers / 4,
-            buffers_came: Condvar::new(),
-            stop: AtomicBool::new(false),
-            block_size,
-            level,
-        }
-    }
+/// One layer's place among those that use the pool; nobody else has its rank. The lowest rank comes first.
+pub struct Turn<'a> {
+    pub pool: &'a Pool,
+    rank: usize,
+}
 
-    pub fn block_size(&self) -> usize {
-        self.block_size
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Another layer is the first one now.
+        lock(&self.pool.buffers).ranks.remove(&self.rank);
+        self.pool.first_may.notify_all();
+        self.pool.others_may.notify_all();
     }
+}
 
+impl Turn<'_> {
     /// An empty buffer with room for a block; waits for one.
     pub fn take_buffer(&self) -> Result<Vec<u8>> {
-        let mut guard = lock(&self.buffers);
+        let pool = self.pool;
+        let mut guard = lock(&pool.buffers);
         loop {
-            if self.is_stopped() {
+            if pool.is_stopped() {
                 return Err(stopped());
             }
-            let (free, unmade) = &mut *guard;
-            if let Some(buffer) = free.pop() {
-                return Ok(buffer);
+            let buffers = &mut *guard;
+            let first = buffers.ranks.first() == Some(&self.rank);
+            if first || buffers.count() > pool.marks.left {
+                if let Some(buffer) = buffers.free.pop() {
+                    return Ok(buffer);
+                }
+                if buffers.unmade > 0 {
+                    buffers.unmade -= 1;
+                    return Ok(Vec::with_capacity(zstd::zstd_safe::compress_bound(
+                        pool.block_size,
+                    )));
+                }
             }
-            if *unmade > 0 {
-                *unmade -= 1;
-                return Ok(Vec::with_capacity(zstd::zstd_safe::compress_bound(
-                    self.block_size,
-                )));
-            }
-            guard = self
-                .buffers_came
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    pub fn give_buffer(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        let mut guard = lock(&self.buffers);
-        guard.0.push(buffer);
-        let enough = guard.0.len() >= self.enough;
-        drop(guard);
-        if enough {
-            self.buffers_came.notify_all();
+            let came = if first {
+                &pool.first_may
+            } else {
+                &pool.others_may
+            };
+            guard = came.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -230,14 +246,67 @@ impl Pool {
         raw: bool,
         fragment: bool,
     ) {
-        lock(&self.jobs).push_back(Job {
+        let job = Job {
             pack: Arc::clone(pack),
             ticket,
             buffer,
             raw,
             fragment,
-        });
-        self.job_came.notify_one();
+        };
+        lock(&self.pool.jobs).insert((self.rank, ticket), job);
+        self.pool.job_came.notify_one();
+    }
+}
+
+impl Pool {
+    /// For `layers` at once, each of which holds two buffers while it waits for another one. There must be four for
+    /// each of them at least.
+    pub fn new(block_size: usize, level: i32, buffers: usize, layers: usize) -> Pool {
+        let idle = buffers.saturating_sub(2 * layers);
+        Pool {
+            jobs: Mutex::default(),
+            job_came: Condvar::new(),
+            buffers: Mutex::new(Buffers {
+                free: Vec::new(),
+                unmade: buffers,
+                ranks: BTreeSet::new(),
+            }),
+            marks: Marks {
+                first: (buffers / 4).clamp(1, idle.max(1)),
+                left: (buffers / 2).min(idle.saturating_sub(1)),
+                others: (buffers * 3 / 4).min(idle).max(1),
+            },
+            first_may: Condvar::new(),
+            others_may: Condvar::new(),
+            stop: AtomicBool::new(false),
+            block_size,
+            level,
+        }
+    }
+
+    /// A place for one more layer.
+    pub fn turn(&self, rank: usize) -> Turn<'_> {
+        lock(&self.buffers).ranks.insert(rank);
+        Turn { pool: self, rank }
+    }
+
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    pub fn give_buffer(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut buffers = lock(&self.buffers);
+        buffers.free.push(buffer);
+        let count = buffers.count();
+        drop(buffers);
+        // Who waits began to below the mark, so its crossing is not missed.
+        if count == self.marks.first {
+            self.first_may.notify_all();
+        }
+        if count == self.marks.others {
+            self.others_may.notify_all();
+        }
     }
 
     /// Ends the workers and wakes everybody who waits.
@@ -246,7 +315,8 @@ impl Pool {
         drop(lock(&self.jobs));
         self.job_came.notify_all();
         drop(lock(&self.buffers));
-        self.buffers_came.notify_all();
+        self.first_may.notify_all();
+        self.others_may.notify_all();
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -269,7 +339,7 @@ impl Pool {
                     if self.is_stopped() {
                         return Ok(());
                     }
-                    if let Some(job) = jobs.pop_front() {
+                    if let Some((_, job)) = jobs.pop_first() {
                         break job;
                     }
                     jobs = self

@@ -1,6 +1,7 @@
 //! Gets a pack for every layer: from the cache, from another process that makes it now, or by packing.
 
 use crate::error::{Context, Error, Result};
+use crate::image::convert::ahead::Ahead;
 use crate::image::convert::publishing::{Finished, Publisher};
 use crate::image::convert::{LayerInput, Options};
 use crate::image::digest::Digest;
@@ -9,7 +10,7 @@ use crate::image::progress::Progress;
 use crate::pack::cache::{Pack, PackCache, Parameters};
 use crate::pack::index::Index;
 use crate::pack::layer::{self, Expected};
-use crate::pack::pool::{Pool, stopped};
+use crate::pack::pool::{Pool, Turn, stopped};
 use crate::sys::heap;
 use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,8 +46,9 @@ pub fn pack_all(
     publisher: &Publisher,
     options: &Options,
     progress: &dyn Progress,
+    ahead: &Ahead,
 ) -> Result<Vec<Arc<Pack>>> {
-    // The first of equal layers is packed; the others point at it.
+    // Of equal layers one is packed; the others point at it.
     let mut unique: Vec<usize> = Vec::new();
     let mut same_as: Vec<usize> = Vec::new();
     for layer in layers {
@@ -69,8 +71,8 @@ pub fn pack_all(
         .min((threads + 1).clamp(3, MOST_AT_ONCE))
         .max(1);
     let block_size = options.block_size as usize;
-    let buffers = (BUFFERED / block_size).max(threads * 4 + at_once * 3);
-    let pool = Pool::new(block_size, options.level, buffers);
+    let buffers = (BUFFERED / block_size).max(threads * 4 + at_once * 4);
+    let pool = Pool::new(block_size, options.level, buffers, at_once);
     let job = Job {
         layers,
         cache,
@@ -99,21 +101,30 @@ pub fn pack_all(
                     let _ = rustix::thread::set_name(c"layer");
                     let _guard = StopOnPanic(&pool);
                     loop {
-                        let turn = next.fetch_add(1, Ordering::Relaxed);
+                        // The topmost layer first: what it shows is certain.
+                        let rank = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(turn) = unique.len().checked_sub(rank + 1) else {
+                            return;
+                        };
                         let Some(&index) = unique.get(turn) else {
                             return;
                         };
                         let result = if pool.is_stopped() {
                             Err(stopped())
                         } else {
-                            job.pack(index)
+                            job.pack(index, &pool.turn(rank)).map(Arc::new)
                         };
-                        if result.is_err() {
-                            pool.stop();
+                        match &result {
+                            Ok(pack) => same_as
+                                .iter()
+                                .enumerate()
+                                .filter(|(_, same)| **same == turn)
+                                .for_each(|(layer, _)| ahead.packed(layer, pack)),
+                            Err(_) => pool.stop(),
                         }
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         if let Some(place) = done.get_mut(turn) {
-                            *place = Some(result.map(Arc::new));
+                            *place = Some(result);
                         }
                     }
                 })
@@ -184,7 +195,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn pack(&self, index: usize) -> Result<Pack> {
+    fn pack(&self, index: usize, turn: &Turn) -> Result<Pack> {
         let Some(layer) = self.layers.get(index) else {
             return Err(stopped());
         };
@@ -195,7 +206,7 @@ impl Job<'_> {
         };
         self.progress.layer(index, layer.size, &name(layer));
         let Some(diff_id) = layer.diff_id else {
-            return self.build(index, layer, &parameters, None);
+            return self.build(index, turn, &parameters, None);
         };
         let found = || {
             let pack = self.cache.find(&diff_id, &parameters);
@@ -208,7 +219,7 @@ impl Job<'_> {
             return Ok(pack);
         }
         if !self.options.keep_packs {
-            return self.build(index, layer, &parameters, None);
+            return self.build(index, turn, &parameters, None);
         }
         let mut told = false;
         let lock = self.cache.lock(&diff_id, &parameters, &mut |owner| {
@@ -228,17 +239,20 @@ impl Job<'_> {
         };
         match found() {
             Some(pack) => Ok(pack),
-            None => self.build(index, layer, &parameters, Some(lock)),
+            None => self.build(index, turn, &parameters, Some(lock)),
         }
     }
 
     fn build(
         &self,
         index: usize,
-        layer: &LayerInput,
+        turn: &Turn,
         parameters: &Parameters,
         lock: Option<Lock>,
     ) -> Result<Pack> {
+        let Some(layer) = self.layers.get(index) else {
+            return Err(stopped());
+        };
         let expected = Expected {
             digest: layer.digest,
             size: layer.size,
@@ -250,7 +264,7 @@ impl Job<'_> {
             &mut *input,
             expected,
             (dat, idx),
-            self.pool,
+            turn,
             parameters.hot_raw,
             &|bytes| self.progress.advance(index, bytes),
         )?;

@@ -1,7 +1,9 @@
 use super::*;
 use crate::image::fixture;
 use crate::image::progress::Silent;
+use crate::pack::cache::Parameters;
 use crate::squashfs::read::{self, Image};
+use std::os::unix::fs::FileExt;
 
 /// Layers as given, lowest first, each opened from memory.
 fn inputs(tars: &[Vec<u8>]) -> Vec<LayerInput> {
@@ -98,11 +100,12 @@ fn equal_layers_give_equal_bytes() {
     let gzip: Vec<_> = tars.iter().map(|tar| fixture::gzip(tar)).collect();
     let zstd: Vec<_> = tars.iter().map(|tar| fixture::zstd(tar)).collect();
     let mut images = Vec::new();
-    for threads in [1, 2, 8] {
+    for (threads, copy_ahead) in [(1, u64::MAX), (1, 0), (2, 0), (8, 0)] {
         for layers in [&tars, &gzip, &zstd] {
             let scene = Scene::new();
             let options = Options {
                 threads,
+                copy_ahead,
                 ..Options::default()
             };
             let (converted, _) = scene.convert(&inputs(layers), &options).unwrap();
@@ -125,6 +128,62 @@ fn equal_layers_give_equal_bytes() {
         }
     }
     assert!(images.iter().all(|image| *image == images[0]));
+}
+
+#[test]
+fn content_that_was_copied_to_other_places_is_copied_again() {
+    let tars: Vec<_> = STACK.iter().map(|text| fixture::layer(text)).collect();
+    let scene = Scene::new();
+    let options = Options::default();
+    let (converted, _) = scene.convert(&inputs(&tars), &options).unwrap();
+    let parameters = Parameters {
+        block_size: options.block_size,
+        level: options.level,
+        hot_raw: options.raw_hot_files,
+    };
+    let packs: Vec<_> = converted
+        .diff_ids
+        .iter()
+        .map(|diff_id| Arc::new(scene.packs().find(diff_id, &parameters).unwrap()))
+        .collect();
+    let layers = inputs(&tars);
+    let tree = merge_all(&layers, &packs, &options).unwrap().tree;
+    let plan = Plan::make(&tree, &packs).unwrap();
+    let good = plan.ranges().to_vec();
+    assert!(good.len() > 1);
+    let mut moved = good.clone();
+    moved[0].to += 4096;
+    for ranges in [vec![], good[..1].to_vec(), good.clone(), moved] {
+        let file = tempfile::tempfile().unwrap();
+        let wrong = ranges.first().is_some_and(|range| *range != good[0]);
+        std::thread::scope(|scope| {
+            let begun = Begun {
+                ranges: ranges.clone(),
+                copying: scope.spawn(|| {
+                    if wrong {
+                        file.write_all_at(&[0xff; 1 << 20], 0).unwrap();
+                        return Ok(());
+                    }
+                    for range in &ranges {
+                        let mut bytes = vec![0; range.length as usize];
+                        let from = plan.file(range).unwrap();
+                        from.read_exact_at(&mut bytes, range.from).unwrap();
+                        file.write_all_at(&bytes, range.to).unwrap();
+                    }
+                    Ok(())
+                }),
+            };
+            let options = write::Options {
+                block_size: options.block_size,
+                level: options.level,
+                mkfs_time: options.source_date,
+            };
+            assemble(&tree, &plan, begun, &file, &options).unwrap();
+        });
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == scene.bytes(), "{ranges:?}");
+    }
 }
 
 /// The image of one layer given as bytes.
