@@ -101,12 +101,17 @@ fn the_kernel_mounts_the_site_s_images_and_no_others() {
     assert!(said.ends_with(&format!("{seen}code #\n")), "{said}");
     let codes = cluster.good(&format!(
         "{job}for what in 'busybox {remount} /' 'busybox unshare -U -r -m busybox umount /'; do \
-         srun --jobid=$job --overlap -n1 --quiet --container-image=good $what 2>/dev/null && echo done; done; \
+         srun --jobid=$job --overlap -n1 --quiet --container-image=good $what 2>>refusals && echo done; done; \
          srun --jobid=$job --overlap -n1 sh -c 'for at in {MOUNTED}; do echo $at | cut -d/ -f2,3,5; \
-         busybox {remount} $at && echo done; busybox unshare -U -r -m busybox umount $at && echo done; umount $at && echo done; done' 2>/dev/null; \
+         busybox {remount} $at && echo done; busybox unshare -U -r -m busybox umount $at && echo done; umount $at && echo done; done' 2>>refusals; \
          scancel $job"
     ));
-    assert_eq!(codes, "run/carrack/images\n", "{refused:?}");
+    assert_eq!(
+        codes,
+        "run/carrack/images\n",
+        "{refused:?}\n{}",
+        cluster.good("cat refusals")
+    );
 
     // A foreign image is served as always, and its device is dead; broken ones run nowhere.
     let said = tell(&format!(
