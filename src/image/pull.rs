@@ -61,7 +61,11 @@ pub fn pull(
         progress,
     }
     .run();
-    let told = |error: Error| advise(error).while_doing(format!("cannot pull `{reference}`"));
+    let verb = match reference.name() {
+        Some(_) => "pull",
+        None => "import",
+    };
+    let told = |error: Error| advise(error).while_doing(format!("cannot {verb} `{reference}`"));
     let mut pulled = result.map_err(told)?;
     if let (Some(_), Some(before)) = (reference.name(), before)
         && before != pulled.digest
