@@ -57,18 +57,7 @@ struct Row {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let journal = Journal::open()?;
-    // One question for all; without an answer (no Slurm here) the records still tell.
-    // Who only ran jobs here may have Slurm's commands and no cluster behind them.
-    let known = if queue::is_there() {
-        queue::states().or_else(
-            |refused| match journal.all().iter().all(Submission::is_local) {
-                true => Ok(Vec::new()),
-                false => Err(refused),
-            },
-        )?
-    } else {
-        Vec::new()
-    };
+    let known = states(&journal)?;
     let mut rows = Vec::new();
     if args.jobs.is_empty() {
         let since = (!args.all).then(|| text_of(SystemTime::now() - DAY));
@@ -153,6 +142,20 @@ fn own_code(job: &Submission, mut status: Status) -> Status {
         (status.exit_code, status.signal) = (own.exit_code, 0);
     }
     status
+}
+
+/// What Slurm says of all jobs, in one question; without an answer (no Slurm here) the records still tell.
+pub fn states(journal: &Journal) -> Result<Vec<Status>> {
+    if !queue::is_there() {
+        return Ok(Vec::new());
+    }
+    // Who only ran jobs here may have Slurm's commands and no cluster behind them.
+    queue::states().or_else(
+        |refused| match journal.all().iter().all(Submission::is_local) {
+            true => Ok(Vec::new()),
+            false => Err(refused),
+        },
+    )
 }
 
 /// What to say when a word names no job of ours.

@@ -1,7 +1,7 @@
 //! `jobman`: the settings file, and its verbs through ours.
 
 use super::{begin, carrack, profile_of, text_of};
-use crate::cli::ps::current;
+use crate::cli::ps::{current, states};
 use crate::cli::table::table;
 use crate::cli::{output, submit};
 use crate::config::{self, Config};
@@ -138,11 +138,9 @@ fn state(status: Option<&queue::Status>) -> String {
 }
 
 fn list() -> Result<ExitCode> {
-    let known = match queue::is_there() {
-        true => queue::states()?,
-        false => Vec::new(),
-    };
-    let mut jobs: Vec<Submission> = Journal::open()?.all();
+    let journal = Journal::open()?;
+    let known = states(&journal)?;
+    let mut jobs: Vec<Submission> = journal.all();
     jobs.sort_by(|a, b| b.submitted.cmp(&a.submitted));
     let mut rows = vec![["NAME", "STATUS", "LAUNCH DATE"].map(String::from).to_vec()];
     for job in jobs {
