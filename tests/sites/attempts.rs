@@ -1,8 +1,10 @@
 //! The attempts of the battery, as tables: by options, variables, files, paths, names and jobs.
 
 mod jobs;
+mod names;
 
 pub use jobs::{by_jobs, by_projects_and_images};
+pub use names::by_names;
 
 /// A safe haven, locked.
 pub const HAVEN: &str = r#"
@@ -55,6 +57,8 @@ pub struct Attempt {
     pub user: &'static str,
     pub variables: &'static [(&'static str, &'static str)],
     pub files: &'static [(&'static str, &'static str)],
+    /// The name that the binary is started by, where it is not its own.
+    pub called: &'static str,
     pub words: Vec<&'static str>,
     pub says: &'static str,
 }

@@ -13,6 +13,7 @@ fn every_door_is_shut() {
     attempts.extend(by_paths());
     attempts.extend(by_projects_and_images());
     attempts.extend(by_jobs());
+    attempts.extend(by_names());
     assert!(attempts.len() >= 60, "{} attempts", attempts.len());
     let mut wrong = Vec::new();
     for attempt in &attempts {
@@ -21,7 +22,10 @@ fn every_door_is_shut() {
         for (name, text) in attempt.files {
             site.write(name, text);
         }
-        let mut command = site.command(&attempt.words);
+        let mut command = match attempt.called {
+            "" => site.command(&attempt.words),
+            name => site.called(name, &attempt.words),
+        };
         command.envs(
             attempt
                 .variables

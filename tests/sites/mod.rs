@@ -115,6 +115,17 @@ impl Site {
         command
     }
 
+    /// The same binary by another name.
+    pub fn called(&self, name: &str, words: &[&str]) -> Command {
+        let link = self.scene.path("prefix/bin").join(name);
+        if !link.exists() {
+            symlink("carrack", &link).unwrap();
+        }
+        let mut command = self.scene.program(link);
+        command.args(words.iter().map(|word| self.fill(word)));
+        command
+    }
+
     pub fn run(&self, words: &[&str]) -> Outcome {
         self.scene.finish(self.command(words), b"")
     }

@@ -170,6 +170,13 @@ fn c7_a_process_substitution_is_read_once() {
     command.args(["-c", line]).arg(scene.path("bin/ces-run"));
     let ran = scene.finish(command, b"");
     assert!(ran.out.contains("too piped 1 by itself\n"), "{ran}");
+    // What it asks for is held to the same rules as any file.
+    let line = "\"$0\" --no-slurm --opt-file <(echo '-v /etc:/x') tool";
+    let mut command = scene.program("bash");
+    command.args(["-c", line]).arg(scene.path("bin/ces-run"));
+    scene
+        .finish(command, b"")
+        .fails(2, &["not allowed here", "user_binds"]);
 }
 
 /// A service with a port, where the site leaves the host's network: reachable as it is.
