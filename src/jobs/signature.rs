@@ -41,6 +41,11 @@ const FAILURES: &[Known] = &[
         "write the `mpi` of the step that `carrack check` names, e.g. `mpi = \"pmix\"`",
     ),
     (
+        &["usable \"srun\" command in its path"],
+        "`mpirun` inside the image cannot start ranks on other nodes: there is no srun",
+        "name the program itself, with `mpi = \"pmix\"`, or write `launcher = \"mpirun\"` for the nodes' own",
+    ),
+    (
         &["mca_psec_munge", "pmix_psec_base_select", "psec: munge"],
         NO_SECURITY,
         PSEC,
@@ -161,7 +166,7 @@ fn alone(ending: &Ending<'_>) -> Option<Sign> {
             "{} tasks each ran as rank 0 of 1: the image's MPI does not speak what srun offered",
             ending.tasks
         ),
-        "write the `mpi` of the step that `carrack check` names, e.g. `mpi = \"pmix\"`",
+        "write the `mpi` of the step that `carrack check` names, e.g. `mpi = \"pmix\"`, and the program without `mpirun`",
     )
 }
 
@@ -282,6 +287,13 @@ mod tests {
                 false,
                 "x: /lib/libc.so.6: version `GLIBC_2.38' not found (required by x)",
                 "glibc 2.38 or newer",
+            ),
+            (
+                1,
+                4,
+                false,
+                "The SLURM process starter for OpenMPI was unable to locate a\nusable \"srun\" command in its path.",
+                "launcher = \"mpirun\"",
             ),
             (132, 1, false, "", "newer processors"),
             (

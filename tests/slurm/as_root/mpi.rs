@@ -161,4 +161,27 @@ fn ranks_of_all_nodes_find_each_other() {
             && said.contains("write `mpi = \"pmix\"`"),
         "{said}"
     );
+    // Who goes on nevertheless reads at the end of the log what it means.
+    let (code, said) = cluster
+        .login("carrack submit --force --quiet wrong.toml; carrack wait mpi; carrack logs mpi");
+    assert!(
+        code == 0
+            && said.contains("OMPI was not built with SLURM's PMI support")
+            && said.contains("\ncarrack: the image's Open MPI was started by srun with an interface that it does not speak: "),
+        "{code} {said}"
+    );
+    let alone = "mpi = 'none'\ncommand = ['mpirun', '-n', '1', 'allreduce']";
+    let text = format!(
+        "[job]\nname = 'alone'\nntasks = 4\nnodes = 1\n[container]\nimage = '{image}'\n[[step]]\n{alone}\n"
+    );
+    cluster.write("alone.toml", &text);
+    let said = cluster
+        .good("carrack submit --force --quiet alone.toml; carrack wait alone; carrack logs alone");
+    for line in [
+        "carrack: warning: srun offers its 4 tasks no interface for MPI, each rank of openmpi ",
+        "rank 0 of 1 on n",
+        "carrack: 4 tasks each ran as rank 0 of 1: ",
+    ] {
+        assert!(said.contains(&format!("\n{line}")), "{line}\n{said}");
+    }
 }
