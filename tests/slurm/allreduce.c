@@ -1,5 +1,5 @@
 // One line per rank: where it ran and whether the sum over all ranks is right; `wait FILE` first waits for a file, so that
-// two jobs can be on the nodes at the same time. Two ranks of a node also read each other's memory, as MPI's shared
+// two jobs can be on the nodes at the same time; `version` first tells whose MPI it is. Two ranks of a node also read each other's memory, as MPI's shared
 // memory transports do.
 #define _GNU_SOURCE
 #include <mpi.h>
@@ -21,6 +21,11 @@ int main(int argc, char **argv)
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     MPI_Get_processor_name(name, &i);
+    if (argc > 1 && !strcmp(argv[1], "version") && rank == 0) {
+        static char version[MPI_MAX_LIBRARY_VERSION_STRING];
+        MPI_Get_library_version(version, &i);
+        printf("%.*s\n", (int)strcspn(version, "\n"), version);
+    }
     while (argc > 2 && !strcmp(argv[1], "wait") && access(argv[2], F_OK))
         usleep(20000);
     for (i = 0; i < 100000; i++)
