@@ -174,6 +174,11 @@ pub mod as_root {
                 "invalid partition specified: nope",
             ),
             (
+                "partition = 'shorn'",
+                "['true']",
+                "hint:  did you mean `short`?",
+            ),
+            (
                 "nodes = 99",
                 "['true']",
                 "Requested node configuration is not available",
@@ -203,6 +208,24 @@ pub mod as_root {
             assert!(code != 0 && said.contains(expected), "{text}\n{said}");
         }
         assert_eq!(cluster.good("squeue -h"), "");
+
+        // Cancelled before it began, and once more.
+        cluster.write(
+            "held.toml",
+            "[job]\nname = 'held'\nhold = true\n[[step]]\ncontainer = false\ncommand = ['true']\n",
+        );
+        cluster.good("carrack submit held.toml; carrack cancel held");
+        assert!(
+            cluster
+                .good("carrack cancel held")
+                .ends_with(" held has ended already\n")
+        );
+        assert!(
+            cluster
+                .login("carrack logs held")
+                .1
+                .contains("`held` wrote no log\n")
+        );
     }
 
     #[test]

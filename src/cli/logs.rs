@@ -58,6 +58,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         match more(&path, &mut offset) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound && args.follow && !was_over => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && was_over => {
+                return Err(Error::new(format!("job `{}` wrote no log", args.job))
+                    .cause(format!("`{}` does not exist", path.display()))
+                    .hint(format!(
+                        "it has ended, perhaps before it began: `carrack ps {}`",
+                        args.job
+                    )));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(Error::new(format!("job `{}` has no log yet", args.job))
                     .cause(format!("`{}` does not exist", path.display()))

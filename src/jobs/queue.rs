@@ -4,6 +4,7 @@
 //! Deliberately absent: libslurm. Its ABI changes with each release; these commands and their output do not.
 
 use super::accounts;
+use crate::config::nearest;
 use crate::error::{Context, Error, Result};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -136,6 +137,16 @@ fn refused(program: &str, output: &Output) -> Error {
         error = error.hint(
             "Slurm's controller does not answer; try again, or ask whether the cluster is down",
         );
+    }
+    if let Some((_, wrong)) = said.split_once("invalid partition specified: ") {
+        let wrong = wrong.split_whitespace().next().unwrap_or_default();
+        let text = ask("sinfo", &["--noheader", "--format=%R"]).unwrap_or_default();
+        let known: Vec<&str> = text.split_whitespace().collect();
+        error = match nearest(wrong, known.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None if known.is_empty() => error,
+            None => error.hint(format!("the partitions here are {}", known.join(", "))),
+        };
     }
     error
 }
