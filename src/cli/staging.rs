@@ -1,21 +1,20 @@
 //! Values for the input ports of a GEF image, made files before anything starts: a path stays where it is, a text becomes
 //! a file of its own, an address is fetched. Runs on the login node; on a compute node everything is a path already.
 
+mod fetched;
+
+pub use fetched::fetched;
+
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 use crate::image::source::SourceSettings;
-use crate::image::source::registry::download::download;
 use crate::jobs::assemble::Assembled;
 use crate::jobs::run_record::Input;
 use crate::launch::ports::{Port, Service, assign};
 use carrack_slurm::script::InContainer;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-
-/// More than a login node should be asked to fetch.
-const LARGEST: u64 = 100 << 30;
 
 type Values = Vec<(String, String)>;
 
@@ -185,43 +184,6 @@ fn address(value: &str) -> Option<String> {
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let is_pid = prefix.split('.').all(number) && !suffix.is_empty() && !Path::new(value).exists();
     is_pid.then(|| format!("{}/{value}", proxy()))
-}
-
-/// The file of an address or a PID, in a directory that the digest of its content names.
-pub fn fetched(value: &str, sources: &SourceSettings) -> Result<Staged> {
-    let address = address(value)
-        .ok_or_else(|| Error::usage(format!("`{value}` is neither an address nor a PID")))?;
-    let address = &address;
-    let place = inputs()?;
-    let what = || format!("cannot keep what `{address}` gives");
-    std::fs::create_dir_all(&place).or_say(what)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(&place).or_say(what)?;
-    let done = download(address, temporary.as_file_mut(), LARGEST, sources)?;
-    let mut hasher = Sha256::new();
-    let mut file = temporary.reopen().or_say(what)?;
-    let mut bytes = vec![0; 1 << 20];
-    loop {
-        let count = std::io::Read::read(&mut file, &mut bytes).or_say(what)?;
-        match bytes.get(..count).filter(|read| !read.is_empty()) {
-            Some(read) => hasher.update(read),
-            None => break,
-        }
-    }
-    let digest = Digest::from_bytes(hasher.finalize().into());
-    let directory = place.join(digest.hex());
-    std::fs::create_dir_all(&directory).or_say(what)?;
-    temporary.persist(directory.join(&done.name)).or_say(what)?;
-    tracing::info!(
-        "fetched `{address}`: {}, {} bytes, {digest}",
-        done.name,
-        done.size
-    );
-    Ok(Staged {
-        file: format!("file:{}/", directory.display()),
-        source: value.to_string(),
-        sha256: digest.hex(),
-        ..Staged::default()
-    })
 }
 
 /// A file with this text, in a directory that its digest names: equal texts are one file, and none is ever changed.

@@ -136,12 +136,29 @@ fn g5_g6_addresses_and_identifiers_are_fetched_at_the_desk() {
             let mut lines = BufReader::new(&stream).lines();
             let first = lines.next().unwrap().unwrap();
             while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-            // The handle leads to the file.
-            let answer = match first.contains("11304") {
-                true => {
-                    "302 Found\r\nlocation: /deep/set.nc\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-                }
-                false => "200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndata",
+            let moved = |to: &str| {
+                format!(
+                    "302 Found\r\nlocation: {to}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                )
+            };
+            let good = |kind: &str, text: &str| {
+                let size = text.len();
+                format!(
+                    "200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n{text}"
+                )
+            };
+            // Handles lead to a file, and to the page of a record with two of them.
+            let answer = match first.split(' ').nth(1).unwrap() {
+                "/11304/x-1" => moved("/deep/set.nc"),
+                "/11304/record" => moved("/records/1a2b"),
+                "/records/1a2b" => good("text/html", "<html>"),
+                "/api/records/1a2b" => good(
+                    "application/json",
+                    r#"{"links": {"files": "/api/files/b"}, "files": [{"key": "two.nc"}, {"key": "a one.nc"}]}"#,
+                ),
+                "/api/files/b/two.nc" => good("application/octet-stream", "two"),
+                "/api/files/b/a%20one.nc" => good("application/octet-stream", "one"),
+                _ => good("application/octet-stream", "data"),
             };
             let _ = write!(&stream, "HTTP/1.1 {answer}");
         }
@@ -173,6 +190,24 @@ fn g5_g6_addresses_and_identifiers_are_fetched_at_the_desk() {
             "data"
         );
     }
+    let words = [
+        "submit",
+        "--local",
+        "--profile=gef",
+        "--dry-run",
+        "--input=0=11304/record",
+        "--input=1=t",
+        "clone",
+    ];
+    let dry = scene.run(words);
+    let script = dry.ok().out.clone();
+    let place = script.split("input0=file:$SCENE/").nth(1).unwrap();
+    let place = scene.path(place.split('/').take(6).collect::<Vec<_>>().join("/"));
+    let read = |name: &str| std::fs::read_to_string(place.join(name)).unwrap();
+    assert_eq!(
+        (read("a one.nc"), read("two.nc")),
+        ("one".into(), "two".into())
+    );
     // Without Slurm the same, by another process than the one that enters the image.
     let mut command = scene.command([
         "run",

@@ -17,13 +17,21 @@ pub struct Downloaded {
     pub size: u64,
 }
 
+/// What an address turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    File(Downloaded),
+    /// The page of a record: where its description for programs is.
+    Record(String),
+}
+
 /// Fetches an address into a file, at most `limit` bytes.
 pub fn download(
     address: &str,
     into: &mut impl Write,
     limit: u64,
     settings: &SourceSettings,
-) -> Result<Downloaded> {
+) -> Result<Arrived> {
     let url = Url::parse(address)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
@@ -48,7 +56,7 @@ async fn fetch(
     url: Url,
     into: &mut impl Write,
     limit: u64,
-) -> Result<std::io::Result<Downloaded>, Failure> {
+) -> Result<std::io::Result<Arrived>, Failure> {
     let reply = client.call(Call::new(Method::GET, url)).await?;
     let mut response = reply.response;
     let status = response.status();
@@ -64,9 +72,12 @@ async fn fetch(
         Some(value.to_str().ok()?.to_string())
     };
     if header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
-        return Err(Failure::refused(
-            "it leads to a page for people, not to a file",
-        ));
+        return match described(response.url()) {
+            Some(address) => Ok(Ok(Arrived::Record(address))),
+            None => Err(Failure::refused(
+                "it leads to a page for people, not to a file",
+            )),
+        };
     }
     let name = header(CONTENT_DISPOSITION)
         .and_then(|value| disposition(&value))
@@ -93,10 +104,24 @@ async fn fetch(
             return Ok(Err(error));
         }
     }
-    Ok(Ok(Downloaded {
+    Ok(Ok(Arrived::File(Downloaded {
         name: plain(&name),
         size,
-    }))
+    })))
+}
+
+/// `/records/ID` of B2SHARE, and of what has the same interface, is described for programs under `/api`.
+fn described(page: &Url) -> Option<String> {
+    let parts: Vec<&str> = page
+        .path_segments()?
+        .filter(|part| !part.is_empty())
+        .collect();
+    let ["records", id] = parts.as_slice() else {
+        return None;
+    };
+    page.join(&format!("/api/records/{id}"))
+        .ok()
+        .map(String::from)
 }
 
 /// The `filename` of a `content-disposition`.
@@ -108,7 +133,7 @@ fn disposition(value: &str) -> Option<String> {
 }
 
 /// A name without directories; a server does not choose a place.
-fn plain(name: &str) -> String {
+pub fn plain(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let kept: String = last.chars().filter(|c| !c.is_control()).take(200).collect();
     match kept.trim_start_matches('.') {
@@ -147,7 +172,10 @@ mod tests {
         let mut bytes = Vec::new();
         let settings = SourceSettings::default();
         match download(&format!("{address}{path}"), &mut bytes, limit, &settings) {
-            Ok(done) => format!(
+            Ok(Arrived::Record(address)) => {
+                format!("a record: /{}", address.rsplit_once("/api/").unwrap().1)
+            }
+            Ok(Arrived::File(done)) => format!(
                 "{} {} {}",
                 done.name,
                 done.size,
@@ -182,6 +210,9 @@ mod tests {
             assert_eq!(get(path, answers, limit), expected, "{path}");
         }
         assert!(get("/a", &[gone], 10).contains("404"));
+        let to_record = moved.replace("other/file.nc", "records/1a2b");
+        let told = get("/a", &[&to_record, &page], 10);
+        assert_eq!(told, "a record: /records/1a2b");
     }
 
     #[test]
