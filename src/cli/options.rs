@@ -11,10 +11,17 @@ use std::path::PathBuf;
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Common {
     /// Print nothing but the result
-    #[arg(short, long, conflicts_with = "verbose")]
+    // Singularity's `-s` and `-d` before a command's name mean the same.
+    #[arg(
+        short,
+        long,
+        conflicts_with = "verbose",
+        short_alias = 's',
+        alias = "silent"
+    )]
     pub quiet: bool,
     /// Say more; twice for debugging
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, short_alias = 'd', alias = "debug")]
     pub verbose: u8,
     /// Keep images in DIR [default: $CARRACK_STORE, the site file, $SCRATCH/.carrack, ~/.local/share/carrack]
     #[arg(long, value_name = "DIR", hide_short_help = true)]

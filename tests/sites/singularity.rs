@@ -35,8 +35,10 @@ fn n1_the_commands_and_what_stands_before_them() {
     let nowhere = scene.run(["pull", "docker://127.0.0.1:1/n/x"]);
     assert_eq!(nowhere.code, 125, "{nowhere}");
     scene.run(["--version"]).ok();
-    let debug = scene.run(["--verbose", "--verbose", "images"]);
-    assert!(debug.ok().out.contains("box"), "{debug}");
+    for word in ["-v", "--verbose", "-d", "--debug", "-q", "-s", "--silent"] {
+        let ran = scene.run([word, "exec", "box", "echo", "words"]);
+        assert_eq!(ran.ok().out, "words\n", "{word}: {ran}");
+    }
     let quiet = scene.run(["--quiet", "pull", "docker://127.0.0.1:1/n/x"]);
     assert_eq!(
         quiet
