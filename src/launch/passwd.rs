@@ -40,10 +40,11 @@ pub fn content(content: &Content, image: &[u8], account: &Account) -> Vec<u8> {
 fn passwd(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
     let uid = user.identity.inside_uid;
     let kept = uid == user.identity.outside_uid;
-    let of_image = lines(image).find(|line| number(line, 2) == Some(uid));
+    let lines = lines(image);
+    let of_image = lines.iter().find(|line| line.number == Some(uid));
     let name = match (&of_image, kept) {
         // Someone else's number: the image's name for it, if it has one.
-        (Some(line), false) => String::from_utf8_lossy(field(line, 0)).into_owned(),
+        (Some(line), false) => String::from_utf8_lossy(line.name).into_owned(),
         _ if uid == 0 => "root".to_string(),
         _ => user_name(account, uid),
     };
@@ -55,10 +56,10 @@ fn passwd(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
         clean(&user.shell),
     )
     .into_bytes();
-    for line in lines(image) {
-        let ours = number(line, 2) == Some(uid) || field(line, 0) == name.as_bytes();
+    for line in lines {
+        let ours = line.number == Some(uid) || line.name == name.as_bytes();
         if !ours {
-            out.extend_from_slice(line);
+            out.extend_from_slice(line.text);
             out.push(b'\n');
         }
     }
@@ -67,7 +68,8 @@ fn passwd(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
 
 fn group(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
     let identity = user.identity;
-    let of_image = |gid: u32| lines(image).find(|line| number(line, 2) == Some(gid));
+    let lines = lines(image);
+    let of_image = |gid: u32| lines.iter().find(|line| line.number == Some(gid));
     let host_name = |gid: u32| {
         let known = account.groups.iter().find(|(number, _)| *number == gid);
         known
@@ -80,7 +82,7 @@ fn group(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
         of_image(identity.inside_gid),
         identity.inside_gid == identity.outside_gid,
     ) {
-        (Some(line), false) => String::from_utf8_lossy(field(line, 0)).into_owned(),
+        (Some(line), false) => String::from_utf8_lossy(line.name).into_owned(),
         (None, false) if identity.inside_gid == 0 => "root".to_string(),
         (None, false) => format!("g{}", identity.inside_gid),
         (_, true) => host_name(identity.inside_gid),
@@ -94,7 +96,7 @@ fn group(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
             .iter()
             .any(|(number, other)| number == gid || *other == name)
             || of_image(*gid).is_some()
-            || lines(image).any(|line| field(line, 0) == name.as_bytes());
+            || lines.iter().any(|line| line.name == name.as_bytes());
         if !taken {
             ours.push((*gid, name));
         }
@@ -103,12 +105,12 @@ fn group(user: &User, image: &[u8], account: &Account) -> Vec<u8> {
     for (gid, name) in &ours {
         out.extend_from_slice(format!("{name}:x:{gid}:\n").as_bytes());
     }
-    for line in lines(image) {
-        let replaced = ours.first().is_some_and(|(gid, name)| {
-            number(line, 2) == Some(*gid) || field(line, 0) == name.as_bytes()
-        });
+    for line in &lines {
+        let replaced = ours
+            .first()
+            .is_some_and(|(gid, name)| line.number == Some(*gid) || line.name == name.as_bytes());
         if !replaced {
-            out.extend_from_slice(line);
+            out.extend_from_slice(line.text);
             out.push(b'\n');
         }
     }
@@ -123,23 +125,47 @@ fn user_name(account: &Account, uid: u32) -> String {
     }
 }
 
-/// Well-formed lines of the image's file.
-fn lines(image: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// A well-formed line of the image's file.
+struct Line<'a> {
+    text: &'a [u8],
+    name: &'a [u8],
+    /// The third field.
+    number: Option<u32>,
+}
+
+/// Looked at once, because a launch waits for it.
+fn lines(image: &[u8]) -> Vec<Line<'_>> {
     let image = image
         .get(..MAX_IMAGE_BYTES.min(image.len()))
         .unwrap_or_default();
-    image
-        .split(|b| *b == b'\n')
-        .filter(|line| !line.is_empty() && !line.starts_with(b"#") && !line.contains(&0))
-        .filter(|line| line.iter().filter(|b| **b == b':').count() >= 3)
+    image.split(|b| *b == b'\n').filter_map(line).collect()
+}
+
+fn line(text: &[u8]) -> Option<Line<'_>> {
+    if text.is_empty() || text.starts_with(b"#") || text.contains(&0) {
+        return None;
+    }
+    let mut colons = text.iter().enumerate().filter(|(_, b)| **b == b':');
+    let mut next = || colons.next().map(|(at, _)| at);
+    let (first, second, third) = (next()?, next()?, next()?);
+    Some(Line {
+        text,
+        name: text.get(..first)?,
+        number: digits(text.get(second + 1..third)?),
+    })
+}
+
+fn digits(text: &[u8]) -> Option<u32> {
+    let number = |number: u32, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    (!text.is_empty()).then_some(())?;
+    text.iter().try_fold(0, number)
 }
 
 fn field(line: &[u8], index: usize) -> &[u8] {
     line.split(|b| *b == b':').nth(index).unwrap_or_default()
-}
-
-fn number(line: &[u8], index: usize) -> Option<u32> {
-    std::str::from_utf8(field(line, index)).ok()?.parse().ok()
 }
 
 /// Without what would end a field or a line.
@@ -156,25 +182,28 @@ pub fn image_user(user: &str, passwd: &[u8], group: &[u8]) -> Option<(u32, u32, 
         None => (user, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let line = lines(passwd).find(|line| {
-        field(line, 0) == user.as_bytes() || number(line, 2).is_some_and(|n| user.parse() == Ok(n))
+    let users = lines(passwd);
+    let line = users.iter().find(|line| {
+        line.name == user.as_bytes() || line.number.is_some_and(|n| user.parse() == Ok(n))
     });
     let uid = match line {
-        Some(line) => number(line, 2)?,
+        Some(line) => line.number?,
         None => user.parse().ok().filter(|uid| *uid != u32::MAX)?,
     };
     let gid = match wanted_group {
         Some(wanted) => {
-            let line = lines(group).find(|line| field(line, 0) == wanted.as_bytes());
-            match line {
-                Some(line) => number(line, 2)?,
+            let groups = lines(group);
+            match groups.iter().find(|line| line.name == wanted.as_bytes()) {
+                Some(line) => line.number?,
                 None => wanted.parse().ok().filter(|gid| *gid != u32::MAX)?,
             }
         }
-        None => line.and_then(|line| number(line, 3)).unwrap_or(0),
+        None => line
+            .and_then(|line| digits(field(line.text, 3)))
+            .unwrap_or(0),
     };
     let home = line
-        .map(|line| String::from_utf8_lossy(field(line, 5)).into_owned())
+        .map(|line| String::from_utf8_lossy(field(line.text, 5)).into_owned())
         .filter(|home| home.starts_with('/'));
     Some((uid, gid, home))
 }
