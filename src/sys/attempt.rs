@@ -14,15 +14,17 @@ pub enum Call {
     MountSetattr,
     CloseRange,
     PidfdOpen,
+    Listmount,
 }
 
-const NAMES: [(&str, Call); 6] = [
+const NAMES: [(&str, Call); 7] = [
     ("openat2", Call::Openat2),
     ("open_tree", Call::OpenTree),
     ("move_mount", Call::MoveMount),
     ("mount_setattr", Call::MountSetattr),
     ("close_range", Call::CloseRange),
     ("pidfd_open", Call::PidfdOpen),
+    ("listmount", Call::Listmount),
 ];
 
 static MISSING: AtomicU32 = AtomicU32::new(0);

@@ -4,7 +4,7 @@ use super::attempt::{Call, attempt};
 use super::fd::{last_errno, path_of};
 use super::resolve::{Last, in_root};
 use super::{Errno, Result, remount};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
@@ -136,7 +136,19 @@ fn new(kind: &str, source: &str, at: &str, attributes: Attributes, options: &str
 
 /// Shows `source` (an `O_PATH` descriptor of this mount namespace) and all mounts below it at `target`.
 pub fn bind(source: impl AsFd, target: &Target<'_>, attributes: Attributes) -> Result<()> {
-    let source = source.as_fd();
+    bind_and(source.as_fd(), target, Some(attributes))
+}
+
+/// The same with the restrictions that each of the mounts has where it is.
+pub fn bind_as_it_is(source: impl AsFd, target: &Target<'_>) -> Result<()> {
+    bind_and(source.as_fd(), target, None)
+}
+
+fn bind_and(
+    source: BorrowedFd<'_>,
+    target: &Target<'_>,
+    attributes: Option<Attributes>,
+) -> Result<()> {
     let tree = attempt(Call::OpenTree, || {
         rustix::mount::open_tree(
             source,
@@ -152,9 +164,12 @@ pub fn bind(source: impl AsFd, target: &Target<'_>, attributes: Attributes) -> R
     };
     let tree = tree?;
     let whole = libc::AT_RECURSIVE;
-    let restricted = match attempt(Call::MountSetattr, || restrict(&tree, attributes, whole)) {
-        Some(answer) => answer.map(|()| true)?,
-        None => false,
+    let left = match attributes {
+        None => None,
+        Some(wanted) => match attempt(Call::MountSetattr, || restrict(&tree, wanted, whole)) {
+            Some(answer) => answer.map(|()| None)?,
+            None => Some(wanted),
+        },
     };
     let placed = attempt(Call::MoveMount, || {
         rustix::mount::move_mount(
@@ -169,16 +184,16 @@ pub fn bind(source: impl AsFd, target: &Target<'_>, attributes: Attributes) -> R
         Some(answer) => answer?,
         None => return bind_by_path(source, target, attributes),
     }
-    if restricted {
-        Ok(())
-    } else {
-        remount::restrict(target, attributes)
-    }
+    left.map_or(Ok(()), |wanted| remount::restrict(target, wanted))
 }
 
-fn bind_by_path(source: BorrowedFd<'_>, target: &Target<'_>, attributes: Attributes) -> Result<()> {
+fn bind_by_path(
+    source: BorrowedFd<'_>,
+    target: &Target<'_>,
+    attributes: Option<Attributes>,
+) -> Result<()> {
     rustix::mount::mount_bind_recursive(path_of(&source), path_of(&target.fd()))?;
-    remount::restrict(target, attributes)
+    attributes.map_or(Ok(()), |wanted| remount::restrict(target, wanted))
 }
 
 /// Makes the one mount at `path` read-only; mounts on it stay as they are.
@@ -217,6 +232,40 @@ fn restrict(tree: impl AsFd, attributes: Attributes, depth: libc::c_int) -> Resu
     } else {
         Err(last_errno())
     }
+}
+
+/// Whether something is mounted on the mount that this lies on; `None` on kernels that do not tell (before 6.8).
+pub fn has_children(at: impl AsFd) -> Option<bool> {
+    /// `struct mnt_id_req` in its first version.
+    #[repr(C)]
+    struct Request {
+        size: u32,
+        spare: u32,
+        mount: u64,
+        after: u64,
+    }
+    const SYS_LISTMOUNT: libc::c_long = 458;
+    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let stat = rustix::fs::statx(at, "", AtFlags::EMPTY_PATH, UNIQUE).ok()?;
+    (stat.stx_mask & UNIQUE.bits() != 0).then_some(())?;
+    let request = Request {
+        size: size_of::<Request>() as u32,
+        spare: 0,
+        mount: stat.stx_mnt_id,
+        after: 0,
+    };
+    let listed = attempt(Call::Listmount, || {
+        let mut first = 0_u64;
+        // SAFETY: the request has the size that it says, and there is room for as many numbers as are asked for.
+        let count =
+            unsafe { libc::syscall(SYS_LISTMOUNT, &raw const request, &raw mut first, 1, 0) };
+        if count < 0 {
+            Err(last_errno())
+        } else {
+            Ok(count)
+        }
+    });
+    Some(listed?.ok()? > 0)
 }
 
 /// How the root directory was exchanged.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub(super) fn restrict(target: &Target<'_>, attributes: Attributes) -> Result<()> {
     let top = target.again()?;
     one(&top, attributes)?;
-    let table = read("/proc/self/mountinfo")?;
+    let table = table()?;
     for path in below(&table, mount_id(&top)?) {
         // Covered mounts cannot be reached, neither by us nor by the command.
         let answer = place(&path).and_then(|fd| one(&fd, attributes));
@@ -46,6 +46,11 @@ pub(super) fn one(fd: impl AsFd, attributes: Attributes) -> Result<()> {
         }
     }
     rustix::mount::mount_remount(path_of(&fd), flags, "")
+}
+
+/// The mounts of this process as the kernel lists them.
+pub fn table() -> Result<Vec<u8>> {
+    read("/proc/self/mountinfo")
 }
 
 fn read(path: &str) -> Result<Vec<u8>> {

@@ -5,7 +5,7 @@
 //! open anyway (disks, consoles: most of a node's `/dev`) are not worth them.
 
 use super::super::inside::InsidePath;
-use super::points::{bind_back, entries};
+use super::points::{Shown, bind_back, entries};
 use super::{Done, Fault, Place, mode_of};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::resolve::{Last, in_root};
@@ -58,7 +58,7 @@ fn without(root: BorrowedFd<'_>, directory: &Path, names: &[&OsStr]) -> Done {
         if out_of_reach(&old, name) {
             continue;
         }
-        match bind_back(&old, &new, name, DEVICES) {
+        match bind_back(&old, &new, name, Shown::Restricted(DEVICES)) {
             // Unplugged meanwhile.
             Err(Fault {
                 errno: Errno::NOENT,

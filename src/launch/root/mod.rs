@@ -21,7 +21,8 @@ use crate::sys::mount::{self, Attributes};
 use crate::sys::resolve::{Last, in_root};
 use crate::sys::{Errno, fd, namespace};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -152,14 +153,14 @@ pub fn restrict_task(steps: &[Step]) -> std::result::Result<(), (usize, Fault)> 
 }
 
 struct Staging {
-    /// Sources of binds and images by step; absent ones are to be skipped.
-    sources: HashMap<usize, OwnedFd>,
+    /// Sources of binds and images by step, and what they are; absent ones are to be skipped.
+    sources: BTreeMap<usize, (OwnedFd, FileType)>,
     /// Changes and work of a root that is kept.
     kept: Option<[OwnedFd; 2]>,
     /// Opened in the new user namespace, as the kernel demands.
     fuse: Option<Result<OwnedFd, Errno>>,
-    /// Kinds of the host's files that mount points are to be like.
-    likes: HashMap<PathBuf, FileType>,
+    /// Kinds of the sources, which mount points are to be like.
+    likes: BTreeMap<PathBuf, FileType>,
     /// The root being built; first the image, then what lies over it.
     root: Option<OwnedFd>,
     /// The root accepts new files.
@@ -172,10 +173,10 @@ impl Staging {
         let first = |errno: Errno| (0, Fault::from(errno));
         mount::receive_only().map_err(first)?;
         let mut staging = Staging {
-            sources: HashMap::new(),
+            sources: BTreeMap::new(),
             kept: None,
             fuse: None,
-            likes: HashMap::new(),
+            likes: BTreeMap::new(),
             root: None,
             writable: false,
             parts: 0,
@@ -201,7 +202,8 @@ impl Staging {
             }
             Step::Image(Image::Directory { path }) => {
                 let opened = mount::place(path).map_err(source)?;
-                self.sources.insert(number, opened);
+                let kind = fd::kind(&opened).map_err(source)?;
+                self.sources.insert(number, (opened, kind));
             }
             Step::KeptOverlay { at, .. } => {
                 let open = |name: &str| mount::place(at.join(name)).map_err(source);
@@ -209,20 +211,13 @@ impl Staging {
             }
             Step::Bind { from, missing, .. } => match (mount::place(from), missing) {
                 (Ok(opened), _) => {
-                    self.sources.insert(number, opened);
+                    let kind = fd::kind(&opened).map_err(source)?;
+                    self.likes.insert(from.clone(), kind);
+                    self.sources.insert(number, (opened, kind));
                 }
                 (Err(_), Missing::Skip) => {}
                 (Err(errno), _) => return Err(source(errno)),
             },
-            Step::MountPoints(points) => {
-                for point in points {
-                    if let Like::Source(path) = &point.like
-                        && let Ok(kind) = mount::place(path).and_then(fd::kind)
-                    {
-                        self.likes.insert(path.clone(), kind);
-                    }
-                }
-            }
             _ => {}
         }
         Ok(())
@@ -267,10 +262,10 @@ impl Staging {
             Step::Bind {
                 to, access, target, ..
             } => {
-                let Some(source) = self.sources.remove(&number) else {
+                let Some((source, kind)) = self.sources.remove(&number) else {
                     return Ok(());
                 };
-                let directory = fd::kind(&source)? == FileType::Directory;
+                let directory = kind == FileType::Directory;
                 let like = if directory {
                     Like::Directory
                 } else {
@@ -338,10 +333,11 @@ impl Staging {
                 } = ground.identity;
                 mount::fuse(&device, "/image", inside_uid, inside_gid, name)?;
                 (ground.serve)(device).map_err(fuse)?;
+                points::list("/image");
             }
             Image::Directory { .. } => {
-                let source = self.sources.remove(&number).ok_or(Errno::NOENT)?;
-                if fd::kind(&source)? != FileType::Directory {
+                let (source, kind) = self.sources.remove(&number).ok_or(Errno::NOENT)?;
+                if kind != FileType::Directory {
                     return Err(Fault::new(Errno::NOTDIR, Place::Source));
                 }
                 let stage = mount::place("/")?;
@@ -476,16 +472,11 @@ fn read_inside(root: BorrowedFd<'_>, path: &Path) -> Vec<u8> {
         FileType::RegularFile => fd::reopen(&found, OFlags::RDONLY | OFlags::NONBLOCK),
         _ => Err(Errno::INVAL),
     });
-    let mut bytes = Vec::new();
-    let Ok(file) = opened else { return bytes };
-    let mut chunk = vec![0; 1 << 16];
-    while bytes.len() < MAX_IMAGE_FILE {
-        match rustix::io::read(&file, &mut chunk) {
-            Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            Err(Errno::INTR) => {}
-            Err(_) => break,
-        }
+    let mut bytes = Vec::with_capacity(8 << 10);
+    if let Ok(file) = opened {
+        let file = std::fs::File::from(file);
+        // What was read before an error is there.
+        let _ = file.take(MAX_IMAGE_FILE as u64).read_to_end(&mut bytes);
     }
     bytes
 }

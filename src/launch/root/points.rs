@@ -8,9 +8,9 @@
 use super::{Done, Fault, Like, Place, mode_of};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::resolve::{Last, in_root};
-use crate::sys::{Errno, fd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use std::collections::BTreeMap;
+use crate::sys::{Errno, fd, remount};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,9 +30,12 @@ pub(super) struct Mirrors {
     missing: BTreeMap<PathBuf, Missing>,
     /// Mirrored directories.
     made: Vec<PathBuf>,
+    /// Directories that will be mounted on: what the image has there need not be shown.
+    covered: BTreeSet<PathBuf>,
     /// The root itself is a mirror, at another place of the stage.
     moved: bool,
-    skeletons: u32,
+    /// Directories of the stage that were used.
+    parts: u32,
 }
 
 impl Mirrors {
@@ -42,13 +45,21 @@ impl Mirrors {
             writable,
             missing: BTreeMap::new(),
             made: Vec::new(),
+            covered: BTreeSet::new(),
             moved: false,
-            skeletons: 0,
+            parts: 0,
         })
     }
 
     /// Sees to it that something will be at `path`, at the latest after [`Mirrors::finish`].
     pub fn add(&mut self, path: &Path, like: &Like) -> Done {
+        if *like == Like::Directory {
+            self.covered.insert(path.to_path_buf());
+        }
+        // Nearly always it is there, and one look is enough.
+        if in_root(&self.root, path, Last::Follow).is_ok() {
+            return Ok(());
+        }
         let Some((parent, rest)) = nearest(self.root.as_fd(), path)? else {
             return Ok(());
         };
@@ -84,20 +95,30 @@ impl Mirrors {
         {
             return Ok(());
         }
+        // A directory of the stage, because a file system of its own would cost as much as ten binds.
+        let part = mount::place(self.part()?)?;
         let new = if is_root {
-            mount::tmpfs(mount::place("/root")?, None, 0o755, Attributes::SAFE)?;
+            let stage = mount::place("/")?;
+            mount::bind_as_it_is(
+                &part,
+                &mount::Target::find(stage.as_fd(), Path::new("root"))?,
+            )?;
             let root = mount::place("/root")?;
             self.moved = true;
             self.root = root.try_clone().map_err(|_| Errno::MFILE)?;
             root
         } else {
-            mount::tmpfs(&old, None, 0o755, Attributes::SAFE)?;
+            let at = mount::Target::find(self.root.as_fd(), directory)?;
+            mount::bind_as_it_is(&part, &at)?;
             in_root(&self.root, directory, Last::Follow)?
         };
         for name in entries {
-            bind_back(&old, &new, &name, Attributes::SAFE).map_err(|fault| {
-                fault.at(directory.join(OsStr::from_bytes(name.as_bytes())).display())
-            })?;
+            let path = directory.join(OsStr::from_bytes(name.as_bytes()));
+            let shown = match self.covered.contains(&path) {
+                true => Shown::Covered,
+                false => Shown::AsItIs,
+            };
+            bind_back(&old, &new, &name, shown).map_err(|fault| fault.at(path.display()))?;
         }
         make_all(self.root.as_fd(), directory, directory, wanted)?;
         // A search through the directory must be allowed as before; the owner is the same person anyway.
@@ -106,11 +127,17 @@ impl Mirrors {
         Ok(())
     }
 
+    /// A new directory of the stage.
+    fn part(&mut self) -> Done<String> {
+        self.parts += 1;
+        let part = format!("/parts/points{}", self.parts);
+        rustix::fs::mkdir(&part, Mode::RWXU)?;
+        Ok(part)
+    }
+
     /// Lays a small directory with only the new entries over `directory`. False when the kernel refuses to.
     fn lay_over(&mut self, directory: &Path, old: &OwnedFd, wanted: &Missing) -> Done<bool> {
-        self.skeletons += 1;
-        let skeleton = format!("/parts/over{}", self.skeletons);
-        rustix::fs::mkdir(&skeleton, Mode::RWXU)?;
+        let skeleton = self.part()?;
         let new = mount::place(&skeleton)?;
         make_all(new.as_fd(), Path::new("/"), directory, wanted)?;
         rustix::fs::chmod(&skeleton, mode_of(old)? | Mode::RWXU)?;
@@ -136,8 +163,12 @@ fn make_all(root: BorrowedFd<'_>, at: &Path, shown: &Path, wanted: &Missing) -> 
 
 /// Whether something is mounted below a directory, which an overlay would not show. What cannot be found out is a yes.
 fn has_mounts_below(directory: &OwnedFd) -> bool {
+    // Usually the whole mount has none, and the kernel says so at once.
+    if mount::has_children(directory) == Some(false) {
+        return false;
+    }
     let path = std::fs::read_link(fd::path_of(directory));
-    let mounts = std::fs::read("/proc/self/mountinfo");
+    let mounts = remount::table();
     let (Ok(path), Ok(mounts)) = (path, mounts) else {
         return true;
     };
@@ -153,14 +184,11 @@ fn has_mounts_below(directory: &OwnedFd) -> bool {
 }
 
 pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
-    let listing = rustix::fs::openat(
-        directory,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let listing = rustix::fs::openat(directory, ".", LISTING, Mode::empty())?;
+    let mut room = Vec::with_capacity(LISTED_AT_ONCE);
+    let mut listing = RawDir::new(&listing, room.spare_capacity_mut());
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::new(listing)? {
+    while let Some(entry) = listing.next() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
@@ -170,20 +198,40 @@ pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
     Ok(names)
 }
 
+const LISTING: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+const LISTED_AT_ONCE: usize = 16 << 10;
+
+/// Lists the beginning of a directory, so that a server says in one answer what it would be asked for name by name.
+pub(super) fn list(directory: &str) {
+    if let Ok(listing) = rustix::fs::openat(CWD, directory, LISTING, Mode::empty()) {
+        let mut room = Vec::with_capacity(LISTED_AT_ONCE);
+        let _ = RawDir::new(&listing, room.spare_capacity_mut()).next();
+    }
+}
+
+/// What becomes of an entry that is shown in another directory.
+#[derive(Clone, Copy)]
+pub(super) enum Shown {
+    /// Bound with the restrictions that its mount has.
+    AsItIs,
+    Restricted(Attributes),
+    /// A directory is only made, because something else will be mounted there.
+    Covered,
+}
+
 /// Shows the entry of `old` at the same name in `new`.
-pub(super) fn bind_back(
-    old: &OwnedFd,
-    new: &OwnedFd,
-    name: &CString,
-    attributes: Attributes,
-) -> Done {
+pub(super) fn bind_back(old: &OwnedFd, new: &OwnedFd, name: &CString, shown: Shown) -> Done {
     let source = rustix::fs::openat(
         old,
         name.as_c_str(),
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    match fd::kind(&source)? {
+    let kind = fd::kind(&source)?;
+    let directory = kind == FileType::Directory;
+    match kind {
         FileType::Symlink => {
             let text = rustix::fs::readlinkat(&source, "", Vec::new())?;
             return Ok(rustix::fs::symlinkat(text, new, name.as_c_str())?);
@@ -194,8 +242,12 @@ pub(super) fn bind_back(
         _ => empty_file(new.as_fd(), OsStr::from_bytes(name.as_bytes()))?,
     }
     let path = Path::new(OsStr::from_bytes(name.as_bytes()));
-    let target = mount::Target::find(new.as_fd(), path)?;
-    Ok(mount::bind(source, &target, attributes)?)
+    let find = || mount::Target::find(new.as_fd(), path);
+    match shown {
+        Shown::Covered if directory => Ok(()),
+        Shown::Covered | Shown::AsItIs => Ok(mount::bind_as_it_is(source, &find()?)?),
+        Shown::Restricted(attributes) => Ok(mount::bind(source, &find()?, attributes)?),
+    }
 }
 
 fn empty_file(parent: BorrowedFd<'_>, name: &OsStr) -> Done {
