@@ -8,6 +8,8 @@
 //! alone, and whoever comes later (`attach`) enters through one of them. When the last is gone the kernel unmounts the
 //! image, the server ends, and so does this process. Deliberately absent: any way to outlive SIGKILL, and a supervisor.
 
+mod opening;
+
 use super::capsule::rendezvous::{Description, Rendezvous};
 use super::capsule::scope::prefix_of;
 use super::serve_image::Image;
@@ -20,10 +22,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// First bytes of the messages. From the maker: the FUSE device, the finished capsule. To the maker: done, failed (with the
-/// text). From a joiner: its place in the step, or none. To a joiner: the namespaces, or that there is no capsule any more.
+/// First bytes of the messages. From the maker: the FUSE device, the finished capsule. To the maker: the image is the right
+/// one, done, failed (with the text). From a joiner: its place in the step, or none. To a joiner: the namespaces, or that there is no capsule any more.
 pub const DEVICE: u8 = b'D';
 pub const MADE: u8 = b'M';
+pub const CHECKED: u8 = b'C';
 pub const ACCEPTED: u8 = b'A';
 pub const FAILED: u8 = b'F';
 pub const JOIN: u8 = b'J';
@@ -91,19 +94,16 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
             entry.directory.to_string(),
         ))
     });
-    let image = match served.map(|file| open_image(setup.image, file)).transpose() {
-        Ok(image) => image,
-        Err(error) => {
-            let mut text = vec![FAILED];
-            text.extend(error.to_string().bytes().take(MAX_MESSAGE - 1));
-            let _ = socket::send(&maker, &text, &[]);
-            return;
-        }
+    let open = |file| opening::open(setup.image, file, &maker);
+    let (image, checked) = match served.map(open).transpose() {
+        Ok(found) => found.unzip(),
+        Err(error) => return tell(&maker, FAILED, &error.to_string()),
     };
     let mut broker = Broker {
         setup,
         maker: Some(maker),
         image,
+        checked,
         served: None,
         log: None,
         rendezvous,
@@ -119,17 +119,10 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
     broker.retire();
 }
 
-fn open_image(step: &ImageStep, file: File) -> crate::error::Result<Image> {
-    let ImageStep::Squashfs {
-        offset,
-        check,
-        name,
-        ..
-    } = step
-    else {
-        return Err(crate::error::Error::new("not a squashfs"));
-    };
-    Image::open(file, *offset, name, check.as_ref().map(|check| &check.0))
+fn tell(maker: &OwnedFd, kind: u8, text: &str) {
+    let mut message = vec![kind];
+    message.extend(text.bytes().take(MAX_MESSAGE - 1));
+    let _ = socket::send(maker, &message, &[]);
 }
 
 /// A process whose end matters.
@@ -176,6 +169,7 @@ struct Capsule {
 #[derive(Clone, Copy)]
 enum Source {
     Maker,
+    Checked,
     Served,
     Log,
     Listener,
@@ -188,6 +182,8 @@ struct Broker<'a> {
     setup: &'a Setup<'a>,
     maker: Option<OwnedFd>,
     image: Option<Image>,
+    /// Says how the check of the image ended.
+    checked: Option<OwnedFd>,
     /// Becomes readable when the server has ended.
     served: Option<OwnedFd>,
     /// What the server has to say of a broken image.
@@ -219,6 +215,7 @@ impl Broker<'_> {
             for source in ready.into_iter().rev() {
                 let go_on = match source {
                     Source::Maker => self.hear_maker(),
+                    Source::Checked => self.image_is_right(),
                     Source::Served => false,
                     Source::Log => self.pass_on_log(),
                     Source::Listener => self.accept(),
@@ -249,6 +246,7 @@ impl Broker<'_> {
     fn wait(&self) -> Result<(Vec<Source>, bool), Errno> {
         let mut sources: Vec<(Source, &OwnedFd)> = [
             (Source::Maker, &self.maker),
+            (Source::Checked, &self.checked),
             (Source::Served, &self.served),
             (Source::Log, &self.log),
             (Source::Listener, &self.listener),
@@ -306,6 +304,11 @@ impl Broker<'_> {
                 self.capsule.is_some() || (self.rendezvous.is_none() && self.served.is_some())
             }
         }
+    }
+
+    fn image_is_right(&mut self) -> bool {
+        let word = |checked: OwnedFd| rustix::io::read(&checked, &mut [0; 1]);
+        self.checked.take().map(word) == Some(Ok(1))
     }
 
     fn start_server(&mut self, device: OwnedFd) -> bool {
@@ -383,9 +386,7 @@ impl Broker<'_> {
 
     fn tell_maker(&self, kind: u8, text: &str) {
         if let Some(maker) = &self.maker {
-            let mut message = vec![kind];
-            message.extend(text.bytes().take(MAX_MESSAGE - 1));
-            let _ = socket::send(maker, &message, &[]);
+            tell(maker, kind, text);
         }
     }
 

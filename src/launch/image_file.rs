@@ -52,53 +52,16 @@ fn from_squashfs(
     limit: usize,
 ) -> Result<Option<Vec<u8>>> {
     use crate::squashfs::read::{self, Content};
-    /// As the kernel counts them.
-    const MAX_LINKS: usize = 40;
 
     let options = read::Options {
         offset,
         ..read::Options::named(name)
     };
     let image = read::Image::open(file, options)?;
-    let mut waiting: Vec<Vec<u8>> = components(path.as_bytes());
-    let mut above = vec![image.root()];
-    let mut links = 0;
-    while let Some(name) = waiting.pop() {
-        let Some(here) = above.last().copied() else {
-            return Ok(None);
-        };
-        if name == b".." {
-            if above.len() > 1 {
-                above.pop();
-            }
-            continue;
-        }
-        let directory = image.inode(here)?;
-        if !directory.is_directory() {
-            return Ok(None);
-        }
-        let Some(reference) = image.lookup(&directory, &name)? else {
-            return Ok(None);
-        };
-        let inode = image.inode(reference)?;
-        if matches!(inode.content, Content::Symlink { .. }) {
-            links += 1;
-            if links > MAX_LINKS {
-                return Ok(None);
-            }
-            let target = image.read_link(&inode)?;
-            if target.first() == Some(&b'/') {
-                above.truncate(1);
-            }
-            waiting.extend(components(&target));
-        } else {
-            above.push(reference);
-        }
-    }
-    let Some(last) = above.last().copied() else {
+    let Some(found) = image.follow(path.as_bytes())? else {
         return Ok(None);
     };
-    let inode = image.inode(last)?;
+    let inode = found.inode;
     let Content::File(file) = &inode.content else {
         return Ok(None);
     };
@@ -117,15 +80,4 @@ fn from_squashfs(
 #[cfg(not(feature = "squashfs"))]
 fn from_squashfs(_: std::fs::File, _: u64, _: &str, _: &str, _: usize) -> Result<Option<Vec<u8>>> {
     Ok(None)
-}
-
-/// In reverse, so that the next one is popped.
-#[cfg(feature = "squashfs")]
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path
-        .split(|b| *b == b'/')
-        .filter(|name| !name.is_empty() && *name != b".");
-    let mut names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
-    names.reverse();
-    names
 }

@@ -8,52 +8,115 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 #[cfg(feature = "squashfs")]
-pub struct Image(std::sync::Arc<crate::squashfs::read::Image>);
+mod with_squashfs {
+    use super::*;
+    use crate::launch::fuse;
+    use crate::squashfs::read;
+    use std::sync::Arc;
 
-#[cfg(feature = "squashfs")]
-impl Image {
-    pub fn open(
-        file: File,
-        offset: u64,
-        name: &str,
-        check: Option<&record::Squashfs>,
-    ) -> Result<Image> {
-        let options = crate::squashfs::read::Options {
-            name: name.to_string(),
-            offset,
-            ..Default::default()
-        };
-        let image = crate::squashfs::read::Image::open(file, options)?;
-        if let Some(expected) = check {
-            image.check(expected)?;
-        }
-        Ok(Image(std::sync::Arc::new(image)))
+    pub struct Image {
+        image: Arc<read::Image>,
+        hot: Arc<fuse::Hot>,
     }
 
-    /// Returns when the device is unmounted.
-    pub fn serve(self, device: OwnedFd, owner: (u32, u32), log: File) {
-        let options = super::fuse::ServeOptions {
-            owner: Some(owner),
-            log: log.try_clone().ok(),
-            ..Default::default()
-        };
-        if let Err(error) = super::fuse::serve(device, self.0, options) {
-            use std::io::Write;
-            let _ = write!(&log, "{error}");
+    /// What is done beside the serving: the check of what was read, then everything that can be made ready.
+    pub struct Preparation {
+        image: Arc<read::Image>,
+        hot: Arc<fuse::Hot>,
+        unchecked: Option<read::Unchecked>,
+    }
+
+    impl Image {
+        /// Opens the image. It can be served at once; content is not given out before it is checked.
+        pub fn open(
+            file: File,
+            offset: u64,
+            name: &str,
+            check: Option<&record::Squashfs>,
+        ) -> Result<(Image, Preparation)> {
+            let options = read::Options {
+                name: name.to_string(),
+                offset,
+                ..Default::default()
+            };
+            let image = Arc::new(read::Image::open(file, options)?);
+            let unchecked = check
+                .map(|expected| image.begin_check(expected))
+                .transpose()?;
+            let hot = Arc::new(fuse::Hot::new());
+            let preparation = Preparation {
+                image: Arc::clone(&image),
+                hot: Arc::clone(&hot),
+                unchecked,
+            };
+            Ok((Image { image, hot }, preparation))
+        }
+
+        /// Returns when the device is unmounted.
+        pub fn serve(self, device: OwnedFd, owner: (u32, u32), log: File) {
+            // The process ends with it. To give back the memory before would only take time, in which the last process
+            // of the capsule cannot end.
+            std::mem::forget(Arc::clone(&self.image));
+            let options = fuse::ServeOptions {
+                owner: Some(owner),
+                log: log.try_clone().ok(),
+                hot: Some(self.hot),
+                ..Default::default()
+            };
+            if let Err(error) = fuse::serve(device, self.image, options) {
+                use std::io::Write;
+                let _ = write!(&log, "{error}");
+            }
+        }
+    }
+
+    impl Preparation {
+        /// Whether the image is the one that its record describes.
+        pub fn check(&mut self) -> Result<()> {
+            match self.unchecked.take() {
+                Some(unchecked) => self.image.finish_check(unchecked),
+                None => Ok(()),
+            }
+        }
+
+        /// Returns when there is nothing more to make ready.
+        pub fn go_on(self) {
+            self.hot.prepare(&self.image);
+            self.hot.hand_over(&self.image);
         }
     }
 }
+
+#[cfg(feature = "squashfs")]
+pub use with_squashfs::{Image, Preparation};
 
 #[cfg(not(feature = "squashfs"))]
 pub struct Image;
 
 #[cfg(not(feature = "squashfs"))]
+pub struct Preparation;
+
+#[cfg(not(feature = "squashfs"))]
 impl Image {
-    pub fn open(_: File, _: u64, _: &str, _: Option<&record::Squashfs>) -> Result<Image> {
+    pub fn open(
+        _: File,
+        _: u64,
+        _: &str,
+        _: Option<&record::Squashfs>,
+    ) -> Result<(Image, Preparation)> {
         Err(crate::error::Error::new(
             "this build of carrack cannot read images",
         ))
     }
 
     pub fn serve(self, _: OwnedFd, _: (u32, u32), _: File) {}
+}
+
+#[cfg(not(feature = "squashfs"))]
+impl Preparation {
+    pub fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn go_on(self) {}
 }

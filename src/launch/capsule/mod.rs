@@ -241,15 +241,30 @@ fn make(
         account: &account,
     };
     if let Err(refused) = root::build(&plan.steps, &mut ground) {
-        // The image may be what is really wrong.
-        return Err(match broker.as_ref().and_then(complaint) {
-            Some(error) => Refused::Whole(error),
-            None => refused.into(),
-        });
+        // The image may be what is really wrong: its check always comes to an end.
+        return Err(
+            match broker.as_ref().and_then(|broker| last_word(broker, image)) {
+                Some(error) => Refused::Whole(error),
+                None => refused.into(),
+            },
+        );
+    }
+    if let (Some(broker), Image::Squashfs { .. }) = (&broker, image) {
+        hear(broker, broker::CHECKED)?;
     }
     match (broker, meeting) {
         (Some(broker), Some(_)) => Ok(hand_over(&broker, plan)?),
         _ => Ok(()),
+    }
+}
+
+/// Waits for a word of the broker.
+fn hear(broker: &OwnedFd, word: u8) -> Result<()> {
+    let ended = || Error::new("the process that serves the image has ended early");
+    match socket::receive(broker, broker::MAX_MESSAGE) {
+        Ok((answer, _)) if answer.first() == Some(&word) => Ok(()),
+        Ok((answer, _)) => Err(spoken(&answer).unwrap_or_else(ended)),
+        Err(errno) => Err(ended().source(errno)),
     }
 }
 
@@ -357,14 +372,20 @@ fn hand_over(broker: &OwnedFd, plan: &Plan) -> Result<()> {
         .collect::<std::result::Result<_, _>>()
         .or_say(what)?;
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-    let ended = || Error::new("the process that serves the image has ended early");
     if socket::send(broker, &[broker::MADE], &fds).is_err() {
+        let ended = || Error::new("the process that serves the image has ended early");
         return Err(complaint(broker).unwrap_or_else(ended));
     }
-    match socket::receive(broker, broker::MAX_MESSAGE) {
-        Ok((answer, _)) if answer.first() == Some(&broker::ACCEPTED) => Ok(()),
-        Ok((answer, _)) => Err(spoken(&answer).unwrap_or_else(ended)),
-        Err(errno) => Err(ended().source(errno)),
+    hear(broker, broker::ACCEPTED)
+}
+
+fn last_word(broker: &OwnedFd, image: &Image) -> Option<Error> {
+    match image {
+        Image::Squashfs { .. } => {
+            let (answer, _) = socket::receive(broker, broker::MAX_MESSAGE).ok()?;
+            spoken(&answer)
+        }
+        Image::Directory { .. } => complaint(broker),
     }
 }
 

@@ -39,6 +39,14 @@ pub struct Workspace {
     pub pieces: Vec<Piece>,
 }
 
+/// How the kernel knows an inode.
+pub fn node_id(image: &Image, reference: InodeReference) -> u64 {
+    if reference == image.root() {
+        return ROOT;
+    }
+    reference.0.wrapping_add(ROOT + 1)
+}
+
 /// Answers requests about one image.
 pub struct Answerer {
     image: Arc<Image>,
@@ -150,10 +158,7 @@ impl Answerer {
     }
 
     fn node_id(&self, reference: InodeReference) -> u64 {
-        if reference == self.image.root() {
-            return ROOT;
-        }
-        reference.0.wrapping_add(ROOT + 1)
+        node_id(&self.image, reference)
     }
 
     fn attributes(&self, inode: &Inode) -> Attributes {

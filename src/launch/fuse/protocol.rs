@@ -279,6 +279,24 @@ impl Reply {
         }
     }
 
+    /// The beginning of a message that nobody asked for: `length` bytes of a file for the kernel's page cache.
+    pub fn store(&mut self, node: u64, offset: u64, length: u32) {
+        const NOTIFY_STORE: u32 = 4;
+        self.bytes.clear();
+        self.u32((Reply::HEADER + 24) as u32 + length);
+        self.u32(NOTIFY_STORE);
+        self.u64(0); // the answer to nothing
+        self.u64(node);
+        self.u64(offset);
+        self.u32(length);
+        self.u32(0);
+    }
+
+    /// The node of an answer to LOOKUP.
+    pub fn node(&self) -> Option<u64> {
+        u64_at(&self.bytes, Reply::HEADER)
+    }
+
     /// The answer to GETXATTR and LISTXATTR that ask for a length.
     pub fn xattr_size(&mut self, size: u32) {
         self.u32(size);

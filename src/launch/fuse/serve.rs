@@ -7,6 +7,7 @@
 //! When the last process of the capsule is gone the kernel unmounts, every read gives ENODEV, and [`serve`] returns.
 
 use super::answer::{Answer, Answerer, Workspace};
+use super::hot::Hot;
 use super::protocol::{Reply, Request, opcode};
 use crate::error::{Context, Error, Result};
 use crate::squashfs::read::{Image, Work};
@@ -14,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{IoSlice, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,7 +33,7 @@ const THREADS_MAX: usize = 32;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How to serve.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ServeOptions {
     /// Uid and gid shown as the owner of everything, as the mount's user namespace numbers them; `None` shows the
     /// image's own.
@@ -41,6 +42,8 @@ pub struct ServeOptions {
     pub threads: usize,
     /// Gets one line for each failure.
     pub log: Option<File>,
+    /// Files that somebody hands to the kernel once it has heard of them.
+    pub hot: Option<Arc<Hot>>,
     /// Flags of INIT to ignore although the kernel offers them; for tests of older kernels.
     pub without: u32,
 }
@@ -59,6 +62,7 @@ struct Crew {
 struct Server {
     device: OwnedFd,
     answerer: Answerer,
+    hot: Option<Arc<Hot>>,
     log: Option<File>,
     messages: AtomicU32,
     /// As asked for; 0 is by processors.
@@ -70,8 +74,12 @@ struct Server {
 
 /// Serves a mounted device until it is unmounted.
 pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Result<()> {
+    if let Some(hot) = &options.hot {
+        hot.serve(device.as_fd());
+    }
     let server = Arc::new(Server {
         device,
+        hot: options.hot,
         answerer: Answerer::new(Arc::clone(&image), options.owner, !options.without),
         log: options.log,
         messages: AtomicU32::new(0),
@@ -151,6 +159,14 @@ impl Server {
                     &Error::new("the kernel refused an answer of the FUSE server")
                         .source(std::io::Error::from(errno)),
                 ),
+            }
+            if let Some(hot) = &self.hot {
+                let node = match request.opcode {
+                    opcode::LOOKUP => workspace.reply.node(),
+                    opcode::READ => Some(request.node),
+                    _ => None,
+                };
+                node.into_iter().for_each(|node| hot.heard_of(node));
             }
             // Blocks must not outlive their request: the cache counts on being the one owner.
             workspace.pieces.clear();

@@ -223,6 +223,52 @@ fn many_readers_at_once_read_right() {
 }
 
 #[test]
+fn a_loader_that_is_handed_over_is_as_it_was_written() {
+    inside(
+        "launch::fuse::tests::a_loader_that_is_handed_over_is_as_it_was_written",
+        |scratch| {
+            let tree = scratch.join("tree");
+            std::fs::create_dir_all(tree.join("usr/lib64")).unwrap();
+            std::os::unix::fs::symlink("usr/lib64", tree.join("lib64")).unwrap();
+            let names = ["ld-linux-x86-64.so.2", "libc.so.6"];
+            let contents = [noise(300_001, 5), noise(1_500_000, 6)];
+            for (name, content) in names.iter().zip(&contents) {
+                std::fs::write(tree.join("usr/lib64").join(name), content).unwrap();
+            }
+            let path = scratch.join("image.sqsh");
+            // As conversion keeps them.
+            assert!(mksquashfs(
+                &tree,
+                &path,
+                &["-comp", "gzip", "-noD", "-no-fragments"]
+            ));
+            let image = open(&path);
+            let hot = Arc::new(Hot::new());
+            hot.prepare(&image);
+            let options = ServeOptions {
+                hot: Some(Arc::clone(&hot)),
+                ..ServeOptions::default()
+            };
+            let served = Served::new(scratch.join("mount"), open(&path), options);
+            std::thread::scope(|scope| {
+                let all = scope.spawn(|| hot.hand_over(&image));
+                for (name, content) in names.iter().zip(&contents) {
+                    let file = File::open(served.at.join("lib64").join(name)).unwrap();
+                    let mut page = vec![0; 4096];
+                    std::os::unix::fs::FileExt::read_exact_at(&file, &mut page, 8192).unwrap();
+                    assert!(page == content[8192..8192 + 4096], "{name}");
+                }
+                all.join().unwrap();
+            });
+            for (name, content) in names.iter().zip(&contents) {
+                let read = std::fs::read(served.at.join("lib64").join(name)).unwrap();
+                assert!(read == *content, "{name}");
+            }
+        },
+    );
+}
+
+#[test]
 fn the_owner_is_whom_we_say() {
     inside("launch::fuse::tests::the_owner_is_whom_we_say", |scratch| {
         use std::os::unix::fs::MetadataExt;

@@ -8,26 +8,82 @@ use crate::error::{Context, Error, Result};
 use crate::record;
 use crate::squashfs::format::{DATA_SIZE_MASK, SUPERBLOCK_SIZE};
 use crate::squashfs::integrity::{BlockHash, hashes_offset, metadata_start, root};
+use crate::sys::memory;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Stored metadata up to this size is kept; 50 000 files need about 1 MiB.
 const HELD_MAX: u64 = 4 << 20;
 
-/// What a check leaves behind.
-pub(super) struct Checked {
-    hashes: Vec<BlockHash>,
-    held_from: u64,
-    held: Vec<u8>,
+/// Stored metadata in memory, from where it is served.
+pub(super) struct Held {
+    from: u64,
+    bytes: Vec<u8>,
 }
 
-impl Checked {
-    /// Stored metadata that is in memory.
-    pub(super) fn held(&self, position: u64, length: usize) -> Option<&[u8]> {
-        let from = usize::try_from(position.checked_sub(self.held_from)?).ok()?;
-        self.held.get(from..from.checked_add(length)?)
+impl Held {
+    pub(super) fn get(&self, position: u64, length: usize) -> Option<&[u8]> {
+        let from = usize::try_from(position.checked_sub(self.from)?).ok()?;
+        self.bytes.get(from..from.checked_add(length)?)
     }
 }
+
+impl Early {
+    /// `None` when nothing is early any more.
+    fn list(&self) -> MutexGuard<'_, Option<Given>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a check leaves behind: the table of block hashes as it is stored.
+pub(super) struct Checked(Vec<u8>);
+
+impl Checked {
+    /// The hashes of what begins at `start`.
+    fn of(&self, start: u64) -> impl Iterator<Item = BlockHash> {
+        let count = self.0.len() / BlockHash::SIZE;
+        let (mut first, mut end) = (0, count);
+        while first < end {
+            let middle = first.midpoint(end);
+            match self.entry(middle) {
+                Some(hash) if hash.start < start => first = middle + 1,
+                _ => end = middle,
+            }
+        }
+        (first..count)
+            .map_while(|index| self.entry(index))
+            .take_while(move |hash| hash.start == start)
+    }
+
+    fn entry(&self, index: usize) -> Option<BlockHash> {
+        let at = index.checked_mul(BlockHash::SIZE)?;
+        BlockHash::parse(self.0.get(at..at.checked_add(BlockHash::SIZE)?)?)
+    }
+
+    fn is_in_order(&self) -> bool {
+        let starts = self.0.chunks_exact(BlockHash::SIZE);
+        starts
+            .filter_map(|entry| entry.first_chunk())
+            .map(|start| u64::from_le_bytes(*start))
+            .is_sorted()
+    }
+}
+
+/// A check that has begun.
+pub struct Unchecked {
+    expected: record::Squashfs,
+    /// Of metadata that is too large to be held.
+    metadata: Option<blake3::Hash>,
+}
+
+/// Metadata that was given out between the beginning of a check and the moment when all of it was held.
+#[derive(Default)]
+pub(super) struct Early(Mutex<Option<Given>>);
+
+/// Positions and bytes.
+type Given = Vec<(u64, Vec<u8>)>;
 
 /// A broken block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +111,13 @@ impl Integrity {
     }
 }
 
+/// A buffer that will be filled at once.
+fn fresh(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    memory::get_pages(&mut bytes);
+    bytes
+}
+
 fn encode(hashes: &[BlockHash]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(hashes.len().saturating_mul(BlockHash::SIZE));
     for hash in hashes {
@@ -67,23 +130,42 @@ impl Image {
     /// Verifies superblock, metadata and the table of block hashes against the record, and from then on every block
     /// before it is decompressed. A record without a root is an error.
     pub fn check(&self, expected: &record::Squashfs) -> Result<()> {
-        let what = || {
-            format!(
-                "the image `{}` is not the one that its record describes",
-                self.name
-            )
-        };
-        let differs = |cause: String| {
-            Err(Error::new(what())
-                .cause(cause)
-                .hint("pull or import the image again; `carrack verify` finds the damaged part"))
-        };
+        self.finish_check(self.begin_check(expected)?)
+    }
+
+    /// From now on content waits for the end of the check, which somebody must bring about. Metadata does not: what is
+    /// read of it meanwhile is compared with what was checked in the end.
+    pub fn begin_check(&self, expected: &record::Squashfs) -> Result<Unchecked> {
         if expected.bytes_used != self.superblock.bytes_used {
-            return differs(format!(
+            return Err(self.differs(format!(
                 "it has {} bytes, not {}",
                 self.superblock.bytes_used, expected.bytes_used
-            ));
+            )));
         }
+        *self.early.list() = Some(Vec::new());
+        self.awaits_check.store(true, Ordering::Release);
+        let metadata = match self.metadata_length() <= HELD_MAX {
+            true => None,
+            false => Some(self.hash_large_metadata()?),
+        };
+        Ok(Unchecked {
+            expected: expected.clone(),
+            metadata,
+        })
+    }
+
+    pub fn finish_check(&self, unchecked: Unchecked) -> Result<()> {
+        let (answer, checked) = match self.compare(&unchecked) {
+            Ok(checked) => (Ok(()), Some(checked)),
+            Err(error) => (Err(error), None),
+        };
+        // A second check of the same image finds the same.
+        let _ = self.integrity.set(checked);
+        answer
+    }
+
+    fn compare(&self, unchecked: &Unchecked) -> Result<Checked> {
+        let expected = &unchecked.expected;
         let length = expected.hashes_count.checked_mul(BlockHash::SIZE as u64);
         let Some(length) = length.filter(|length| {
             expected
@@ -92,83 +174,121 @@ impl Image {
                 .and_then(|end| end.checked_add(self.offset))
                 .is_some_and(|end| end <= self.file_length)
         }) else {
-            return differs("its table of block hashes is cut off".into());
+            return Err(self.differs("its table of block hashes is cut off".into()));
         };
-
         let mut superblock = [0; SUPERBLOCK_SIZE];
         self.stored(0, &mut superblock)?;
-        let (metadata, held) = self.metadata_hash()?;
-        let mut table = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let metadata = match unchecked.metadata {
+            Some(hash) => hash,
+            None => blake3::hash(self.hold_metadata()?),
+        };
+        let mut table = fresh(usize::try_from(length).unwrap_or(usize::MAX));
         self.file
             .read_exact_at(
                 &mut table,
                 self.offset.saturating_add(expected.hashes_offset),
             )
-            .or_say(what)?;
+            .or_say(|| self.not_as_described())?;
         let found = root(&superblock, metadata, blake3::hash(&table));
+        let checked = Checked(table);
         if found != expected.root {
-            return differs(format!("its root is {found}, not {}", expected.root));
+            return Err(self.differs(format!("its root is {found}, not {}", expected.root)));
         }
-        let hashes: Vec<BlockHash> = table
-            .chunks_exact(BlockHash::SIZE)
-            .filter_map(BlockHash::parse)
-            .collect();
-        if !hashes.is_sorted_by_key(|hash| hash.start) {
-            return differs("its table of block hashes is not in order".into());
+        if !checked.is_in_order() {
+            return Err(self.differs("its table of block hashes is not in order".into()));
         }
-        let checked = Checked {
-            hashes,
-            held_from: metadata_start(&self.superblock),
-            held,
-        };
-        // A second check of the same image finds the same.
-        let _ = self.integrity.set(checked);
-        Ok(())
+        Ok(checked)
+    }
+
+    fn not_as_described(&self) -> String {
+        let name = &self.name;
+        format!("the image `{name}` is not the one that its record describes")
+    }
+
+    fn differs(&self, cause: String) -> Error {
+        Error::new(self.not_as_described())
+            .cause(cause)
+            .hint("pull or import the image again; `carrack verify` finds the damaged part")
     }
 
     /// Whether blocks are checked when they are read.
     pub fn is_checked(&self) -> bool {
-        self.integrity.get().is_some()
+        self.integrity.get().is_some_and(Option::is_some)
     }
 
-    /// BLAKE3 of the stored metadata, and the bytes themselves when they are few.
-    fn metadata_hash(&self) -> Result<(blake3::Hash, Vec<u8>)> {
+    fn metadata_length(&self) -> u64 {
         let start = metadata_start(&self.superblock);
-        let length = self.superblock.bytes_used.saturating_sub(start);
-        let mut held = Vec::new();
-        if length <= HELD_MAX {
-            held.resize(length as usize, 0);
-            self.stored(start, &mut held)?;
-            return Ok((blake3::hash(&held), held));
+        self.superblock.bytes_used.saturating_sub(start)
+    }
+
+    /// Takes the stored metadata into memory.
+    fn hold_metadata(&self) -> Result<&[u8]> {
+        let from = metadata_start(&self.superblock);
+        if self.held.get().is_none() {
+            let mut bytes = fresh(self.metadata_length() as usize);
+            self.file
+                .read_exact_at(&mut bytes, self.offset.saturating_add(from))
+                .or_say(|| self.not_as_described())?;
+            let _ = self.held.set(Held { from, bytes });
         }
+        for (position, bytes) in self.early.list().take().unwrap_or_default() {
+            self.compare_early(position, &bytes)?;
+        }
+        Ok(self.held.get().map_or(&[], |held| &held.bytes))
+    }
+
+    fn hash_large_metadata(&self) -> Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
-        let mut part = vec![0; 1 << 20];
-        let mut at = start;
+        let mut part = fresh(1 << 20);
+        let mut at = metadata_start(&self.superblock);
         while at < self.superblock.bytes_used {
             let left = self.superblock.bytes_used - at;
             let size = usize::try_from(left).unwrap_or(usize::MAX).min(part.len());
             let part = part.get_mut(..size).unwrap_or_default();
-            self.stored(at, part)?;
+            self.file
+                .read_exact_at(part, self.offset.saturating_add(at))
+                .or_say(|| self.not_as_described())?;
             hasher.update(part);
             at += size as u64;
         }
-        Ok((hasher.finalize(), held))
+        *self.early.list() = None;
+        Ok(hasher.finalize())
     }
 
-    /// Compares stored bytes with their hash, once `check` has said that there are hashes.
-    pub(super) fn check_block(&self, start: u64, stored: &[u8]) -> Result<()> {
-        let Some(checked) = self.integrity.get() else {
+    /// Called for stored bytes that were read from the file.
+    pub(super) fn note_early(&self, position: u64, bytes: &[u8]) -> Result<()> {
+        if !self.awaits_check.load(Ordering::Acquire) || position < metadata_start(&self.superblock)
+        {
             return Ok(());
-        };
-        let first = checked.hashes.partition_point(|hash| hash.start < start);
-        let matches = checked
-            .hashes
-            .get(first..)
-            .unwrap_or_default()
-            .iter()
-            .take_while(|hash| hash.start == start)
-            .any(|hash| hash.matches(stored));
-        if matches {
+        }
+        if let Some(list) = self.early.list().as_mut() {
+            list.push((position, bytes.to_vec()));
+            return Ok(());
+        }
+        self.compare_early(position, bytes)
+    }
+
+    fn compare_early(&self, position: u64, bytes: &[u8]) -> Result<()> {
+        match self
+            .held
+            .get()
+            .and_then(|held| held.get(position, bytes.len()))
+        {
+            Some(held) if held != bytes => {
+                Err(self.differs("it was changed while it was being checked".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares stored bytes with their hash, if the image has hashes: waits for a check that has begun.
+    pub(super) fn check_block(&self, start: u64, stored: &[u8]) -> Result<()> {
+        if !self.awaits_check.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let checked = self.integrity.wait().as_ref();
+        let checked = checked.ok_or_else(|| Error::new(self.not_as_described()))?;
+        if checked.of(start).any(|hash| hash.matches(stored)) {
             return Ok(());
         }
         Err(self.damaged(format!(
@@ -305,7 +425,10 @@ pub fn integrity_of(image: &Image) -> Result<Integrity> {
     })?;
     let mut superblock = [0; SUPERBLOCK_SIZE];
     image.stored(0, &mut superblock)?;
-    let (metadata, _) = image.metadata_hash()?;
+    let metadata = match image.metadata_length() <= HELD_MAX {
+        true => blake3::hash(image.hold_metadata()?),
+        false => image.hash_large_metadata()?,
+    };
     let offset = hashes_offset(image.superblock.bytes_used);
     let table = encode(&hashes);
     Ok(Integrity {

@@ -10,6 +10,7 @@ pub mod cache;
 mod check;
 mod data;
 mod directory;
+mod follow;
 mod inode;
 mod metadata;
 mod walk;
@@ -18,9 +19,10 @@ mod xattr;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use check::{Damage, Integrity, integrity_of, verify_all};
+pub use check::{Damage, Integrity, Unchecked, integrity_of, verify_all};
 pub use data::Piece;
 pub use directory::{Entry, Position};
+pub use follow::Found;
 pub use inode::{Content, FileContent, Inode, Type};
 pub use metadata::Cursor;
 pub use walk::escaped;
@@ -34,6 +36,7 @@ use crate::error::{Context, Error, Result};
 use cache::Cache;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use super::format::InodeReference;
@@ -88,7 +91,12 @@ pub struct Image {
     xattrs: OnceLock<xattr::Table>,
     lists: data::Lists,
     resume: directory::Resume,
-    integrity: OnceLock<check::Checked>,
+    /// Stored metadata in memory, once a check has begun.
+    held: OnceLock<check::Held>,
+    awaits_check: AtomicBool,
+    early: check::Early,
+    /// `None` after a check that failed.
+    integrity: OnceLock<Option<check::Checked>>,
     before_work: OnceLock<Box<dyn Fn(Work) + Send + Sync>>,
 }
 
@@ -165,6 +173,9 @@ impl Image {
             xattrs: OnceLock::new(),
             lists: data::Lists::default(),
             resume: directory::Resume::default(),
+            held: OnceLock::new(),
+            awaits_check: AtomicBool::new(false),
+            early: check::Early::default(),
             integrity: OnceLock::new(),
             before_work: OnceLock::new(),
             file,
@@ -222,11 +233,7 @@ impl Image {
         if end.is_none_or(|end| end > self.superblock.bytes_used) {
             return Err(self.damaged(format!("a table or block at {position} lies outside of it")));
         }
-        if let Some(held) = self
-            .integrity
-            .get()
-            .and_then(|c| c.held(position, into.len()))
-        {
+        if let Some(held) = self.held.get().and_then(|h| h.get(position, into.len())) {
             into.copy_from_slice(held);
             return Ok(());
         }
@@ -237,7 +244,7 @@ impl Image {
             let flags = rustix::io::ReadWriteFlags::NOWAIT;
             let read = rustix::io::preadv2(&self.file, &mut whole, position_in_file, flags);
             if read == Ok(into.len()) {
-                return Ok(());
+                return self.note_early(position, into);
             }
             self.tell(Work::Storage);
         }
@@ -247,7 +254,8 @@ impl Image {
                 into.len(),
                 self.name
             )
-        })
+        })?;
+        self.note_early(position, into)
     }
 
     /// Runs `work` with a decoder that no other thread uses meanwhile.

@@ -393,6 +393,75 @@ fn a_checked_image_serves_no_flipped_byte() {
     }
 }
 
+#[test]
+fn content_waits_for_the_end_of_the_check() {
+    if !have("mksquashfs") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let tree = scratch.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("noise"), noise(300_000, 5)).unwrap();
+    let path = scratch.path().join("image.sqsh");
+    assert!(mksquashfs(&tree, &path, &["-comp", "gzip"]));
+    let record = sealed(&path);
+    let other = crate::record::Squashfs {
+        root: "blake3:another".into(),
+        ..record.clone()
+    };
+    for (expected, right) in [(&record, true), (&other, false)] {
+        let image = open(&path);
+        let unchecked = image.begin_check(expected).unwrap();
+        // Names are known at once.
+        let inode = image.find(b"/noise").unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| image.read_at(&inode, 0, &mut [0; 100]));
+            assert_eq!(image.finish_check(unchecked).is_ok(), right);
+            let read = reader.join().unwrap();
+            assert_eq!(read.is_ok(), right, "{read:?}");
+        });
+    }
+}
+
+#[test]
+fn links_are_followed_inside_the_image() {
+    if !have("mksquashfs") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let tree = scratch.path().join("tree");
+    std::fs::create_dir_all(tree.join("usr/lib64")).unwrap();
+    std::fs::write(tree.join("usr/lib64/loader"), "x").unwrap();
+    for (link, to) in [
+        ("lib64", "usr/lib64"),
+        ("usr/lib64/alias", "/lib64/../../../lib64/loader"),
+        ("loop", "loop"),
+        ("nowhere", "/absent"),
+    ] {
+        symlink(to, tree.join(link)).unwrap();
+    }
+    let path = scratch.path().join("image.sqsh");
+    assert!(mksquashfs(&tree, &path, &["-comp", "gzip"]));
+    let image = open(&path);
+    let loader = image.find(b"/usr/lib64/loader").unwrap().unwrap();
+    for (from, leads) in [
+        ("/usr/lib64/loader", true),
+        ("lib64/alias", true),
+        ("/../lib64/./loader", true),
+        ("/loop", false),
+        ("/nowhere", false),
+        ("/lib64/loader/x", false),
+    ] {
+        let found = image.follow(from.as_bytes()).unwrap();
+        let number = found.as_ref().map(|found| found.inode.number);
+        assert_eq!(number, leads.then_some(loader.number), "{from}");
+        if let Some(found) = found {
+            let beside = image.follow_from(&found.directory, b"alias").unwrap();
+            assert_eq!(beside.unwrap().inode.number, loader.number);
+        }
+    }
+}
+
 /// Looks at everything that an image offers; the results do not matter.
 fn exercise(path: &Path) {
     let Ok(image) = Image::open(File::open(path).unwrap(), Options::default()) else {
