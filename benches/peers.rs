@@ -42,15 +42,14 @@ fn main() {
     };
     let mut table = Table::default();
     let parts: Vec<String> = std::env::args().skip(1).collect();
-    for part in parts {
-        match part.as_str() {
-            "image" => {
-                image::run(&scene, &mut table);
-                many::run(&scene, &mut table);
-            }
-            "launch" => launch::run(&scene, &mut table),
-            _ => {}
-        }
+    let asked = |part: &str| parts.iter().any(|word| word == part);
+    if asked("image") {
+        image::run(&scene, &mut table);
+        many::run(&scene, &mut table);
+    }
+    let launch: Vec<&str> = ["start", "read"].into_iter().filter(|p| asked(p)).collect();
+    if !launch.is_empty() {
+        launch::run(&scene, &mut table, &launch);
     }
     table.print();
 }

@@ -36,6 +36,8 @@ impl World {
         let own = program.iter().map(|word| word.to_string());
         let words: Vec<String> = self.before.iter().cloned().chain(own).collect();
         let mut command = command(&words);
+        // Where jobs are started. Elsewhere carrack, and no other one, would show the current directory, too.
+        command.current_dir(std::env::var_os("HOME").unwrap_or("/".into()));
         if let Some(step) = self.step {
             command.env("SLURM_JOB_ID", "990001");
             command.env("SLURM_STEP_ID", step.to_string());
@@ -99,53 +101,95 @@ fn bound_for(world: &World) -> Option<f64> {
 const KERNEL: &str = "the kernel's mount";
 const LOW_LEVEL: &str = "squashfuse_ll";
 
-pub fn run(scene: &Scene, table: &mut Table) {
-    let image = pulled(scene);
-    let image_path = image.to_str().expect("a plain path");
-    let carrack = scene.carrack.to_str().expect("a plain path");
-    let directory = scene.images.join("directory");
-    let directory = directory.to_str().expect("a plain path");
+/// What several tables compare.
+struct Common {
+    outside: World,
+    made: World,
+    on_directory: World,
+    /// `ch-run` and `bwrap` on the unpacked image.
+    directory_peers: Vec<World>,
+    ch_run: World,
+    joined: World,
+    chroot: World,
+}
+
+impl Common {
+    fn new(scene: &Scene) -> Common {
+        let image = pulled(scene);
+        let image = image.to_str().expect("a plain path");
+        let carrack = scene.carrack.to_str().expect("a plain path");
+        let directory = scene.images.join("directory");
+        let directory = directory.to_str().expect("a plain path");
+        let made = World::new("carrack, capsule made", &[carrack, "exec", image]);
+        Common {
+            outside: World::new("outside", &[]),
+            joined: made.in_step("carrack, capsule joined", 0),
+            made,
+            on_directory: World::new("carrack on a directory", &[carrack, "exec", directory]),
+            directory_peers: vec![
+                World::new("ch-run on a directory", &["ch-run", directory, "--"]),
+                bwrap("bwrap on a directory", directory),
+            ],
+            ch_run: World::new("ch-run on the same squashfs file", &["ch-run", image, "--"]),
+            chroot: chroot("unshare and chroot to a directory", directory),
+        }
+    }
+}
+
+fn chroot(name: &'static str, root: &str) -> World {
+    World::new(name, &["unshare", "--map-root-user", "chroot", root])
+}
+
+fn bwrap(name: &'static str, root: &str) -> World {
+    let words = [
+        "bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc",
+    ];
+    World::new(name, &words)
+}
+
+/// Those that run here; the others are told.
+fn working(worlds: Vec<World>, table: &mut Table) -> Vec<World> {
+    let (work, broken): (Vec<_>, Vec<_>) = worlds.into_iter().partition(World::works);
+    for world in broken {
+        table.told(&format!("  {}", world.name), "does not run here".into());
+    }
+    work
+}
+
+/// `start`: how long a process takes to begin. `read`: what it reads then.
+pub fn run(scene: &Scene, table: &mut Table, parts: &[&str]) {
+    let common = Common::new(scene);
+    if parts.contains(&"start") {
+        starts(scene, table, &common);
+    }
+    // One task keeps the step's capsule; the others join it.
+    let keeper = Keeper::start(&common.joined, scene);
+    if parts.contains(&"start") {
+        joins(table, &common);
+    }
+    if parts.contains(&"read") {
+        let low_level = Mounted::start(scene);
+        let others = readers(scene, table, &common, &low_level);
+        warm(table, &common, &others, &keeper);
+        drop(keeper);
+        cold(scene, table, &common, others, &low_level);
+    }
+}
+
+fn starts(scene: &Scene, table: &mut Table, common: &Common) {
+    table.heading("A process inside the image: `true`");
     let peer = scene.images.join("peer.squashfs");
     let peer = peer.to_str().expect("a plain path");
-    let outside = World::new("outside", &[]);
-    let made = World::new("carrack, capsule made", &[carrack, "exec", image_path]);
-    let on_directory = World::new("carrack on a directory", &[carrack, "exec", directory]);
-    let chroot =
-        |name, root: &str| World::new(name, &["unshare", "--map-root-user", "chroot", root]);
-    let bwrap = |name, root: &str| {
-        let words = [
-            "bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc",
-        ];
-        World::new(name, &words)
-    };
-    let working = |worlds: Vec<World>, table: &mut Table| -> Vec<World> {
-        let (work, broken): (Vec<_>, Vec<_>) = worlds.into_iter().partition(World::works);
-        for world in broken {
-            table.told(&format!("  {}", world.name), "does not run here".into());
-        }
-        work
-    };
-
-    table.heading("A process inside the image: `true`");
-    let mut worlds = vec![outside.clone(), on_directory];
-    worlds.extend(working(
-        vec![
-            World::new("ch-run on a directory", &["ch-run", directory, "--"]),
-            bwrap("bwrap on a directory", directory),
-            chroot("unshare and chroot to a directory", directory),
-        ],
-        table,
-    ));
+    let mut worlds = vec![common.outside.clone(), common.on_directory.clone()];
+    let mut peers = common.directory_peers.clone();
+    peers.push(common.chroot.clone());
+    worlds.extend(working(peers, table));
     let times = alone(200, &worlds, TRUE);
     let plain = times[0];
     table.told("fork, exec and end of `true`", format!("{plain:.2} ms"));
     table.ratio("a directory, against plain", times[1], plain, "ms", 2.2);
     tell(table, &worlds[2..], &times[2..]);
 
-    let ch_run = World::new(
-        "ch-run on the same squashfs file",
-        &["ch-run", image_path, "--"],
-    );
     let mount_and_run = format!(
         "d=$(mktemp -d) && squashfuse_ll {peer} $d && bwrap --bind $d / --dev /dev --proc /proc \"$@\"; \
          e=$?; fusermount3 -u $d; rmdir $d; exit $e"
@@ -154,8 +198,8 @@ pub fn run(scene: &Scene, table: &mut Table) {
         "squashfuse_ll, bwrap and fusermount",
         &["sh", "-c", &mount_and_run, "-"],
     );
-    let mut worlds = vec![made.clone()];
-    worlds.extend(working(vec![ch_run.clone(), mounted], table));
+    let mut worlds = vec![common.made.clone()];
+    worlds.extend(working(vec![common.ch_run.clone(), mounted], table));
     let times = alone(60, &worlds, TRUE);
     let started = times[0];
     table.bound(
@@ -165,7 +209,7 @@ pub fn run(scene: &Scene, table: &mut Table) {
         10.0,
         " ms",
     );
-    if worlds.get(1).is_some_and(|world| world.name == ch_run.name) {
+    if (worlds.get(1)).is_some_and(|world| world.name == common.ch_run.name) {
         table.ratio(
             "cold, against ch-run on the same file",
             started,
@@ -175,20 +219,13 @@ pub fn run(scene: &Scene, table: &mut Table) {
         );
     }
     tell(table, &worlds[1..], &times[1..]);
+}
 
-    // One task keeps the step's capsule; the others join it.
-    let joined = made.in_step("carrack, capsule joined", 0);
-    let keeper = Keeper::start(&joined, scene);
-    let times = alone(200, &[outside.clone(), joined.clone()], TRUE);
+fn joins(table: &mut Table, common: &Common) {
+    let mut worlds = vec![common.outside.clone(), common.joined.clone()];
+    let times = alone(200, &worlds, TRUE);
     table.ratio("joined, against plain", times[1], times[0], "ms", 2.2);
-    let mut worlds = vec![outside, joined.clone()];
-    worlds.extend(working(
-        vec![
-            World::new("ch-run on a directory", &["ch-run", directory, "--"]),
-            bwrap("bwrap on a directory", directory),
-        ],
-        table,
-    ));
+    worlds.extend(working(common.directory_peers.clone(), table));
     let times = crowd(8, 128, &worlds, TRUE);
     table.ratio(
         "128 joined at once, against 128 plain",
@@ -198,10 +235,10 @@ pub fn run(scene: &Scene, table: &mut Table) {
         2.0,
     );
     tell(table, &worlds[2..], &times[2..]);
+}
 
-    table.heading("What it reads, warm");
-    let low_level = Mounted::start(scene);
-    let ext4 = chroot("an ext4 directory", directory);
+/// The same image read in other ways.
+fn readers(scene: &Scene, table: &mut Table, common: &Common, low_level: &Mounted) -> Vec<World> {
     let mut others = vec![];
     let kernel = scene.run.join("kernel");
     if kernel.join("bin").exists() {
@@ -211,9 +248,15 @@ pub fn run(scene: &Scene, table: &mut Table) {
         LOW_LEVEL,
         low_level.at.to_str().expect("a plain path"),
     ));
-    others.extend([ch_run, bwrap("bwrap on an ext4 directory", directory)]);
-    let others = working(others, table);
-    let worlds: Vec<World> = [joined, ext4].into_iter().chain(others.clone()).collect();
+    others.push(common.ch_run.clone());
+    others.extend(common.directory_peers.last().cloned());
+    working(others, table)
+}
+
+fn warm(table: &mut Table, common: &Common, others: &[World], keeper: &Keeper) {
+    table.heading("What it reads, warm");
+    let mut worlds = vec![common.joined.clone(), common.chroot.clone()];
+    worlds.extend_from_slice(others);
     for (what, program, bound) in [
         (
             "warm `import numpy`, against an ext4 directory",
@@ -246,8 +289,15 @@ pub fn run(scene: &Scene, table: &mut Table) {
             " MiB",
         );
     }
-    drop(keeper);
+}
 
+fn cold(
+    scene: &Scene,
+    table: &mut Table,
+    common: &Common,
+    others: Vec<World>,
+    low_level: &Mounted,
+) {
     table.heading(
         "What it reads, cold: nothing of any image in memory, capsule and server not made yet",
     );
@@ -258,11 +308,12 @@ pub fn run(scene: &Scene, table: &mut Table) {
         );
     };
     // Each round is a step of its own: its first task makes the capsule, the others join.
-    let mut worlds = vec![made.in_step("carrack", 1)];
+    let carrack = scene.carrack.to_str().expect("a plain path");
+    let mut worlds = vec![common.made.in_step("carrack", 1)];
     worlds.extend(
         others
             .into_iter()
-            .filter(|world| world.name != "bwrap on an ext4 directory"),
+            .filter(|world| !world.name.starts_with("bwrap")),
     );
     for (count, rounds) in [(1, 8), (8, 4)] {
         let mut times = vec![f64::INFINITY; worlds.len()];
