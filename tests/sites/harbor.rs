@@ -358,6 +358,19 @@ fn e13_e19_a_registry_like_harbor() {
         .run(["search", &format!("{host}/../x")])
         .fails(2, &["no name of a project"]);
 
+    // The same by the names of other systems' commands, each with a store that does not have it yet.
+    let mut other = Scene::new();
+    other.env("CARRACK_STORE", scene.path("other-store"));
+    let called = |words: &[&str]| super::fronts::called(&other, words[0], &words[1..]);
+    let lookup = || called(&["shifterimg", "lookup", &format!("docker:{tool}")]);
+    called(&["ces-pull", "podman", "eve", "eves", &tool]).code(125);
+    called(&["ces-pull", "podman", "alice", "cli-secret", &tool]).ok();
+    assert_eq!(lookup().ok().out.trim().len(), 64);
+    called(&["shifterimg", "rm", &format!("docker:{tool}")]).ok();
+    login(&other, host, "robot$tools+puller", "robot-secret").ok();
+    called(&["shifterimg", "pull", &format!("docker:{tool}")]).ok();
+    assert_eq!(lookup().ok().out.trim().len(), 64);
+
     // jobman's own words for the same.
     scene.write(
         "home/.jobman/settings.json",
