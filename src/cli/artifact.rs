@@ -1,14 +1,15 @@
 //! `carrack artifact`: files in a registry that are no image.
 
 use super::policy::{Deed, may};
+use super::table::table;
 use super::{Common, interrupt, output};
 use crate::config::Size;
 use crate::error::{Error, Result, printable};
 use crate::image::artifact::{self, Destination};
-use crate::image::pull::source_settings;
+use crate::image::pull::{host_platform, source_settings};
 use crate::image::reference::{Name, Reference};
-use crate::image::source::Source;
 use crate::image::source::registry::{Registry, upload::Bytes};
+use crate::image::source::{Resolved, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,6 +40,15 @@ enum Verb {
         /// Refuse an artifact of another type
         #[arg(long, value_name = "TYPE")]
         artifact_type: Option<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// List what lies beside an image in its registry: SBOMs, reports of scanners, signatures
+    ///
+    /// Each can be fetched by its digest: `carrack artifact pull REGISTRY/NAME@sha256:…`.
+    List {
+        /// REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:… of the image
+        reference: String,
         #[command(flatten)]
         how: How,
     },
@@ -83,6 +93,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             *force,
             artifact_type.as_deref(),
         ),
+        Verb::List { reference, how } => list(&args.common, how, reference),
         Verb::Push {
             reference,
             files,
@@ -90,6 +101,39 @@ pub fn run(args: Args) -> Result<ExitCode> {
             how,
         } => push(&args.common, how, reference, files, artifact_type),
     }
+}
+
+/// What refers to the name's manifest, or to this machine's image below it.
+fn list(common: &Common, how: &How, reference: &str) -> Result<ExitCode> {
+    let (name, registry) = open(common, how, reference)?;
+    let mut digests = Vec::new();
+    digests.extend(registry.current()?);
+    if let Ok(Resolved::Layers {
+        manifest_digest, ..
+    }) = registry.resolve(&host_platform())
+        && !digests.contains(&manifest_digest)
+    {
+        digests.push(manifest_digest);
+    }
+    let mut found = Vec::new();
+    for digest in &digests {
+        found.extend(registry.attached_to(digest)?);
+    }
+    if how.json {
+        output::print_json(&found)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["TYPE", "CREATED", "REFERENCE"].map(String::from).to_vec()];
+    for one in &found {
+        let created = one.annotations.get("org.opencontainers.image.created");
+        rows.push(vec![
+            one.kind.clone(),
+            created.cloned().unwrap_or_default(),
+            format!("{}/{}@{}", name.registry, name.repository, one.digest),
+        ]);
+    }
+    output::print(&table(&rows))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The registry behind a reference, with the site's and the user's settings.

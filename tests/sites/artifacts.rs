@@ -1,6 +1,6 @@
 //! Files that are no image, against a real registry.
 
-use crate::image::layout::{descriptor, put, sha256, write_index};
+use crate::image::layout::{Layout, descriptor, put, sha256, write_index};
 use crate::need::need;
 use crate::registry::{Manners, Registry};
 use crate::scene::Scene;
@@ -180,4 +180,64 @@ fn e21_what_is_pushed_comes_back() {
         let outcome = scene.run(["artifact"].iter().chain(words));
         assert!(outcome.err.contains(why), "{}", outcome.err);
     }
+}
+
+/// A list of what is in an image and a scanner's report lie beside it, as others' tools put them there.
+#[test]
+fn c16_what_lies_beside_an_image_is_listed_and_fetched() {
+    need!(Registry);
+    let scene = Scene::new();
+    let registry = Registry::start(&scene.path(""), Manners::default());
+    let image = Layout::of_text("layer\nd bin/ 755\nf bin/x 755 one\n");
+    image.write(&scene.path("layout"));
+    registry.push(&scene.path("layout"), "n/tool", "1");
+    let digest = sha256(image.manifest().to_string().as_bytes());
+    let name = format!("{}/n/tool", registry.host());
+    let tagged = format!("{name}:1");
+    let list = |more: &[&str]| {
+        let words = [&["artifact", "list", &tagged], more].concat();
+        scene.run(words).ok().out.clone()
+    };
+    assert_eq!(list(&[]).lines().count(), 1);
+    let report = scene.write("work/tool.spdx.json", "{\"packages\": []}\n");
+    let mut command = scene.command([
+        "artifact",
+        "push",
+        "--json",
+        "--artifact-type=application/spdx+json",
+    ]);
+    command.arg(format!("{name}:sbom")).arg(&report);
+    let pushed: serde_json::Value =
+        serde_json::from_str(&scene.finish(command, b"").ok().out).unwrap();
+    let pushed = pushed["digest"].as_str().unwrap();
+    // A registry without an interface for it keeps the list under a tag.
+    let index = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": "application/spdx+json",
+            "digest": pushed,
+            "size": 7,
+            "annotations": { "org.opencontainers.image.created": "2026-01-01T00:00:00Z" },
+        }],
+    });
+    let kind = [("Content-Type", "application/vnd.oci.image.index.v1+json")];
+    let path = format!("/v2/n/tool/manifests/{}", digest.replace(':', "-"));
+    let (status, told) = registry.request("PUT", &path, &kind, index.to_string().as_bytes());
+    assert_eq!(status, 201, "{told}");
+    let shown = list(&[]);
+    let fields: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    let by_digest = format!("{name}@{pushed}");
+    assert_eq!(
+        fields,
+        ["application/spdx+json", "2026-01-01T00:00:00Z", &by_digest]
+    );
+    let shown: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    assert_eq!(shown[0]["artifactType"], "application/spdx+json");
+    scene
+        .run(["artifact", "pull", &by_digest, "-o", "fetched"])
+        .ok();
+    let fetched = std::fs::read_to_string(scene.path("work/fetched/tool.spdx.json"));
+    assert_eq!(fetched.unwrap(), "{\"packages\": []}\n");
 }

@@ -11,7 +11,7 @@ pub mod download;
 pub mod failure;
 pub mod harbor;
 mod route;
-mod signatures;
+pub mod signatures;
 mod tls;
 pub mod upload;
 mod wait;

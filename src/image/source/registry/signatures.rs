@@ -8,7 +8,7 @@ use crate::image::signature::{MAX_BYTES, Signature};
 use crate::image::source::registry::failure::Failure;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -32,11 +32,21 @@ struct Descriptor {
     annotations: BTreeMap<String, String>,
 }
 
+/// Something that refers to an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attached {
+    pub digest: Digest,
+    /// `application/spdx+json`, …
+    #[serde(rename = "artifactType")]
+    pub kind: String,
+    pub annotations: BTreeMap<String, String>,
+}
+
 impl Registry {
     /// All signatures over a manifest, not verified.
     pub fn signatures_of(&self, digest: &Digest) -> Result<Vec<Signature>> {
         let what = format!("cannot look for signatures of `{}`", self.name);
-        let mut manifests = self.referrers(&what, digest)?;
+        let mut manifests = self.signing(&what, digest)?;
         manifests.push(format!("sha256-{}.sig", digest.hex()));
         let mut found = Vec::new();
         for version in manifests {
@@ -65,8 +75,24 @@ impl Registry {
         Ok(found)
     }
 
-    /// Manifests that refer to this one and may hold signatures. A registry without that API keeps their list under a tag.
-    fn referrers(&self, what: &str, digest: &Digest) -> Result<Vec<String>> {
+    /// What lies beside a manifest and refers to it: signatures, lists of what is in an image, reports of scanners.
+    pub fn attached_to(&self, digest: &Digest) -> Result<Vec<Attached>> {
+        let what = format!("cannot look for what refers to `{}`", self.name);
+        self.referrers(&what, digest)
+    }
+
+    /// Manifests that refer to this one and may hold signatures.
+    fn signing(&self, what: &str, digest: &Digest) -> Result<Vec<String>> {
+        let signs = |one: &Attached| one.kind.contains("cosign") || one.kind == SIMPLE_SIGNING;
+        let found = self.referrers(what, digest)?.into_iter();
+        Ok(found
+            .filter(signs)
+            .map(|one| one.digest.to_string())
+            .collect())
+    }
+
+    /// Manifests that refer to this one. A registry without that API keeps their list under a tag.
+    fn referrers(&self, what: &str, digest: &Digest) -> Result<Vec<Attached>> {
         let bytes = self.first(what, async |client, endpoint| {
             let host = client.host(&endpoint.registry)?;
             let path = format!("/v2/{}/referrers/{digest}", endpoint.repository);
@@ -84,15 +110,15 @@ impl Registry {
             }
             false => serde_json::from_slice(&bytes).unwrap_or_default(),
         };
-        let signs = |one: &Descriptor| {
-            one.artifact_type.contains("cosign") || one.artifact_type == SIMPLE_SIGNING
+        let attached = |one: Descriptor| {
+            Some(Attached {
+                digest: one.digest.parse().ok()?,
+                kind: one.artifact_type,
+                annotations: one.annotations,
+            })
         };
-        let digests = index.manifests.into_iter().filter(signs);
-        Ok(digests
-            .filter(|one| one.digest.parse::<Digest>().is_ok())
-            .map(|one| one.digest)
-            .take(MAX_SIGNATURES)
-            .collect())
+        let all = index.manifests.into_iter().filter_map(attached);
+        Ok(all.take(MAX_SIGNATURES).collect())
     }
 
     /// The bytes of a manifest or an index by its digest.
