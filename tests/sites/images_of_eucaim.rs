@@ -71,6 +71,48 @@ fn e9_the_entrypoint_of_the_base_images() {
     assert_eq!(std::fs::read_dir(scene.path("mine")).unwrap().count(), 2);
 }
 
+/// Each dataset has a list of its studies; the image's own code goes through it, here in as little as busybox has.
+#[test]
+fn e24_an_image_goes_through_the_list_of_studies() {
+    need!(Userns, Fuse);
+    let scene = Scene::new();
+    let walk = "for list in /home/ds/datasets/*/index.json; do dir=${list%/*}\n\
+        sed -n 's/.*\"path\": \"\\([^\"]*\\)\".*\"folderName\": \"\\([^\"]*\\)\".*/\\1\\/\\2/p' $list |\n\
+        while read -r series; do for file in $dir/$series/*; do echo \"$series $(cat $file)\"; done; done; done\n";
+    let config = json!({ "Env": ["PATH=/bin"], "User": "1000", "WorkingDir": "/bin", "Entrypoint": ["sh", "-c", walk, "walk"] });
+    add(&scene, "walker", busybox(), config);
+    // As the dataset service writes it: one study a line, names in this order.
+    let line = |number: u32| {
+        format!(
+            "{{\"studyId\": \"s{number}\", \"studyName\": \"CT\", \"subjectName\": \"p1\", \"path\": \"p1/s{number}\", \
+             \"series\": [{{\"folderName\": \"series1\", \"tags\": []}}], \"url\": \"\"}}"
+        )
+    };
+    scene.write(
+        "data/d1/index.json",
+        format!("[{},\n{}]\n", line(1), line(2)),
+    );
+    // The files themselves lie in the data lake, to which links lead.
+    for number in [1, 2] {
+        scene.write(
+            format!("lake/p1/s{number}/series1/image"),
+            format!("pixels {number}"),
+        );
+    }
+    std::os::unix::fs::symlink("/mnt/datalake/p1", scene.path("data/d1/p1")).unwrap();
+    let place = scene.path("").display().to_string();
+    scene.write(
+        "settings.toml",
+        format!(
+            "[profile.ours]\nbase = \"eucaim\"\nbinds = [\"{place}lake:/mnt/datalake:ro\"]\n\
+             datasets = \"{place}data/{{dataset}}:/home/ds/datasets/{{dataset}}:ro\"\n"
+        ),
+    );
+    scene
+        .run(["run", "--profile", "ours", "--dataset", "d1", "walker"])
+        .is(0, "p1/s1/series1 pixels 1\np1/s2/series1 pixels 2\n", "");
+}
+
 #[test]
 fn e11_an_image_is_pulled_when_it_is_not_there_and_a_moved_tag_is_told() {
     need!(Registry);

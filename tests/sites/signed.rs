@@ -168,7 +168,7 @@ fn n4_only_what_the_sites_key_signed_runs() {
 }
 
 #[test]
-fn e24_n4_an_index_may_be_signed_and_a_list_of_referrers_names_the_signature() {
+fn n4_an_index_may_be_signed_and_a_list_of_referrers_names_the_signature() {
     need!(Registry, Openssl);
     let site = Site::new();
     let registry = Registry::start(&site.scene.path(""), Manners::default());
