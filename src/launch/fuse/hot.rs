@@ -24,8 +24,8 @@ const LOADERS: &[&str] = if cfg!(target_arch = "x86_64") {
     &[]
 };
 const LIBC: &str = "libc.so.6";
-/// Read while the capsule is made.
-const READ_BY_US: &[&str] = &["/etc/passwd", "/etc/group"];
+/// Small ones, of which the first two are read while the capsule is made.
+const SMALL: &[&str] = &["/etc/passwd", "/etc/group", "/etc/ld.so.cache"];
 /// Of each file. A C library is a little smaller.
 const MOST: u64 = 2 << 20;
 /// One message.
@@ -74,7 +74,7 @@ impl Hot {
     /// Finds the files. What the image lacks is no error, and what is broken in it will be
     /// told to who asks for it.
     pub fn prepare(&self, image: &Image) {
-        for path in READ_BY_US {
+        for path in SMALL {
             if let Ok(Some(found)) = image.follow(path.as_bytes()) {
                 let _ = image.read_at(&found.inode, 0, &mut [0]);
             }

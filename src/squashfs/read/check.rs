@@ -16,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Stored metadata up to this size is kept; 50 000 files need about 1 MiB.
 const HELD_MAX: u64 = 4 << 20;
+/// What is read and hashed at a time.
+const PART: usize = 128 << 10;
 
 /// Stored metadata in memory, from where it is served.
 pub(super) struct Held {
@@ -111,13 +113,6 @@ impl Integrity {
     }
 }
 
-/// A buffer that will be filled at once.
-fn fresh(length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    memory::get_pages(&mut bytes);
-    bytes
-}
-
 fn encode(hashes: &[BlockHash]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(hashes.len().saturating_mul(BlockHash::SIZE));
     for hash in hashes {
@@ -180,16 +175,11 @@ impl Image {
         self.stored(0, &mut superblock)?;
         let metadata = match unchecked.metadata {
             Some(hash) => hash,
-            None => blake3::hash(self.hold_metadata()?),
+            None => self.hold_metadata()?,
         };
-        let mut table = fresh(usize::try_from(length).unwrap_or(usize::MAX));
-        self.file
-            .read_exact_at(
-                &mut table,
-                self.offset.saturating_add(expected.hashes_offset),
-            )
-            .or_say(|| self.not_as_described())?;
-        let found = root(&superblock, metadata, blake3::hash(&table));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let (table, of_table) = self.read_and_hash(expected.hashes_offset, length)?;
+        let found = root(&superblock, metadata, of_table);
         let checked = Checked(table);
         if found != expected.root {
             return Err(self.differs(format!("its root is {found}, not {}", expected.root)));
@@ -221,25 +211,43 @@ impl Image {
         self.superblock.bytes_used.saturating_sub(start)
     }
 
-    /// Takes the stored metadata into memory.
-    fn hold_metadata(&self) -> Result<&[u8]> {
+    /// Takes the stored metadata into memory; its hash.
+    fn hold_metadata(&self) -> Result<blake3::Hash> {
         let from = metadata_start(&self.superblock);
-        if self.held.get().is_none() {
-            let mut bytes = fresh(self.metadata_length() as usize);
-            self.file
-                .read_exact_at(&mut bytes, self.offset.saturating_add(from))
-                .or_say(|| self.not_as_described())?;
-            let _ = self.held.set(Held { from, bytes });
-        }
+        let hash = match self.held.get() {
+            Some(held) => blake3::hash(&held.bytes),
+            None => {
+                let (bytes, hash) = self.read_and_hash(from, self.metadata_length() as usize)?;
+                let _ = self.held.set(Held { from, bytes });
+                hash
+            }
+        };
         for (position, bytes) in self.early.list().take().unwrap_or_default() {
             self.compare_early(position, &bytes)?;
         }
-        Ok(self.held.get().map_or(&[], |held| &held.bytes))
+        Ok(hash)
+    }
+
+    /// Stored bytes and their hash. Each part is hashed while the processor still has it; and the process's memory is not
+    /// held against other threads for long.
+    fn read_and_hash(&self, position: u64, length: usize) -> Result<(Vec<u8>, blake3::Hash)> {
+        let mut bytes = vec![0; length];
+        let mut hasher = blake3::Hasher::new();
+        let mut at = self.offset.saturating_add(position);
+        for part in bytes.chunks_mut(PART) {
+            memory::get_pages(part);
+            self.file
+                .read_exact_at(part, at)
+                .or_say(|| self.not_as_described())?;
+            hasher.update(part);
+            at = at.saturating_add(part.len() as u64);
+        }
+        Ok((bytes, hasher.finalize()))
     }
 
     fn hash_large_metadata(&self) -> Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
-        let mut part = fresh(1 << 20);
+        let mut part = vec![0; PART];
         let mut at = metadata_start(&self.superblock);
         while at < self.superblock.bytes_used {
             let left = self.superblock.bytes_used - at;
@@ -426,7 +434,7 @@ pub fn integrity_of(image: &Image) -> Result<Integrity> {
     let mut superblock = [0; SUPERBLOCK_SIZE];
     image.stored(0, &mut superblock)?;
     let metadata = match image.metadata_length() <= HELD_MAX {
-        true => blake3::hash(image.hold_metadata()?),
+        true => image.hold_metadata()?,
         false => image.hash_large_metadata()?,
     };
     let offset = hashes_offset(image.superblock.bytes_used);
