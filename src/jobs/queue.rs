@@ -98,7 +98,7 @@ pub fn ask<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
 
 /// The same without judging the exit status.
 pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Output> {
-    Command::new(program)
+    let output = Command::new(program)
         .args(arguments)
         // Formats of a user's own would change the output that is read here.
         .env_remove("SQUEUE_FORMAT")
@@ -108,7 +108,12 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Output> {
         .env_remove("SLURM_TIME_FORMAT")
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
-        .output()
+        .output();
+    started(program, output)
+}
+
+fn started(program: &str, output: std::io::Result<Output>) -> Result<Output> {
+    output
         .or_say(|| format!("cannot run `{program}`"))
         .map_err(|error| {
             error.hint("on a machine without Slurm, `carrack submit --local` runs the job here")
@@ -343,8 +348,8 @@ pub fn submit(script: &Path, arguments: &[String], directory: &Path) -> Result<S
         .arg(script)
         .current_dir(directory)
         .stdin(Stdio::null())
-        .output()
-        .or_say(|| "cannot run `sbatch`")?;
+        .output();
+    let output = started("sbatch", output)?;
     if !output.status.success() {
         return Err(refused("sbatch", &output));
     }
@@ -364,8 +369,8 @@ pub fn would_take(script: &Path, arguments: &[String], directory: &Path) -> Resu
         .arg(script)
         .current_dir(directory)
         .stdin(Stdio::null())
-        .output()
-        .or_say(|| "cannot run `sbatch`")?;
+        .output();
+    let output = started("sbatch", output)?;
     if output.status.success() {
         Ok(())
     } else {

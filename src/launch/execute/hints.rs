@@ -63,6 +63,9 @@ pub fn hint_for(step: &Step, fault: &Fault) -> Option<String> {
         (Step::MountPoints(_) | Step::Bind { .. }, Place::Target, Errno::NOTDIR | Errno::ISDIR) => {
             "choose another target, or add a fitting mount point to the image"
         }
+        (Step::MountPoints(_), Place::Target, Errno::ACCESS) => {
+            "a directory that serves as an image keeps its owners, and `--writable` changes only what is yours; `carrack import` makes an image of it, in which all is"
+        }
         (Step::Bind { from, .. }, Place::Source, Errno::NOENT) if lists(from) => {
             "write one `--bind` for each; only the variable CARRACK_BIND takes a list"
         }
