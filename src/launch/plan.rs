@@ -89,6 +89,11 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
             .directory_variable("HOME")
             .unwrap_or_else(|| "/".into()),
     };
+    // Where neither the directory nor the home of the host is shown, nobody looks for them inside.
+    let start_home = match (&home, &image_home) {
+        (None, None) if !profile.cwd => Path::new("/"),
+        _ => &home_inside,
+    };
     let user = User {
         identity,
         groups: facts.groups.clone(),
@@ -144,7 +149,7 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
         keep_fds: keep_fds(&environment, &argv),
         environment,
         hold: request.hold,
-        directory: directory(request, &profile, record, facts, &home_inside),
+        directory: directory(request, &profile, record, facts, start_home),
         argv,
         warnings: [
             warnings(request, &profile, facts),

@@ -79,7 +79,8 @@ fn e24_an_image_goes_through_the_list_of_studies() {
     let walk = "for list in /home/ds/datasets/*/index.json; do dir=${list%/*}\n\
         sed -n 's/.*\"path\": \"\\([^\"]*\\)\".*\"folderName\": \"\\([^\"]*\\)\".*/\\1\\/\\2/p' $list |\n\
         while read -r series; do for file in $dir/$series/*; do echo \"$series $(cat $file)\"; done; done; done\n";
-    let config = json!({ "Env": ["PATH=/bin"], "User": "1000", "WorkingDir": "/bin", "Entrypoint": ["sh", "-c", walk, "walk"] });
+    let config =
+        json!({ "Env": ["PATH=/bin"], "User": "1000", "Entrypoint": ["sh", "-c", walk, "walk"] });
     add(&scene, "walker", busybox(), config);
     // As the dataset service writes it: one study a line, names in this order.
     let line = |number: u32| {
