@@ -108,20 +108,6 @@ impl Layout {
         let free = |layout: &Layout, at: &InsidePath| {
             !layout.covers.iter().any(|(above, _)| at.is_within(above))
         };
-        for (path, content) in [
-            ("/etc/passwd", Content::Passwd(user.clone())),
-            ("/etc/group", Content::Group(user)),
-        ] {
-            let at = InsidePath::fixed(path);
-            if free(self, &at) {
-                let target = self.target(&at, Like::File);
-                self.later.push(Step::File {
-                    at,
-                    content,
-                    target,
-                });
-            }
-        }
         for (path, needed) in [
             ("/etc/hosts", true),
             ("/etc/resolv.conf", true),
@@ -138,6 +124,21 @@ impl Layout {
                     to: at,
                     access: Access::ReadOnly,
                     missing: Missing::Skip,
+                    target,
+                });
+            }
+        }
+        // Last: their content is the image's, which is being checked meanwhile.
+        for (path, content) in [
+            ("/etc/passwd", Content::Passwd(user.clone())),
+            ("/etc/group", Content::Group(user)),
+        ] {
+            let at = InsidePath::fixed(path);
+            if free(self, &at) {
+                let target = self.target(&at, Like::File);
+                self.later.push(Step::File {
+                    at,
+                    content,
                     target,
                 });
             }
