@@ -36,6 +36,15 @@ impl From<LaunchArgs> for Args {
     }
 }
 
+impl Args {
+    pub fn with(launch: LaunchArgs, aids: Aids) -> Args {
+        Args {
+            aids,
+            ..Args::from(launch)
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<ExitCode> {
     if args.aids.pin {
         return pin(&args.launch, &args.common, &args.aids);

@@ -166,7 +166,11 @@ fn parse_plain(args: &[OsString]) -> Option<Command> {
     let verb = verb.to_str()?;
     match verb {
         "run" => LaunchArgs::plain(verb, arguments).map(|launch| Command::Run(launch.into())),
-        "exec" => LaunchArgs::plain(verb, arguments).map(|launch| Command::Exec(launch.into())),
+        "exec" => {
+            let (aids, arguments) = aids::Aids::plain(arguments);
+            LaunchArgs::plain(verb, arguments)
+                .map(|launch| Command::Exec(exec::Args::with(launch, aids)))
+        }
         _ => None,
     }
 }
