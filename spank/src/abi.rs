@@ -41,19 +41,11 @@ const S_CTX_ALLOCATOR: c_int = 3;
 const ESPANK_SUCCESS: c_int = 0;
 /// From slurm_errno.h; Slurm's calls leave it in errno.
 const ESLURM_INVALID_JOB_ID: c_int = 2017;
-/// Longest variable read: pins are short, but users' variables may be anything.
-const MAX_VARIABLE: usize = 64 * 1024;
 
 unsafe extern "C" {
     fn spank_context() -> c_int;
     fn spank_option_register(spank: Handle, option: *mut SpankOption) -> c_int;
     fn spank_get_item(spank: Handle, item: c_int, ...) -> c_int;
-    fn spank_getenv(
-        spank: Handle,
-        name: *const c_char,
-        buffer: *mut c_char,
-        length: c_int,
-    ) -> c_int;
     fn spank_setenv(
         spank: Handle,
         name: *const c_char,
@@ -205,26 +197,12 @@ impl Spank for Real {
         if self.place() != Place::Stepd {
             return std::env::var(name).ok();
         }
-        let name = c_string(name).ok()?;
-        let mut buffer = vec![0u8; MAX_VARIABLE];
-        // SAFETY: the buffer is as long as said; Slurm writes a NUL-terminated string into it or fails.
-        let code = unsafe {
-            spank_getenv(
-                self.handle,
-                name.as_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len() as c_int,
-            )
+        // Read where it lies: each task asks for a score of names.
+        let value = |variable: &CStr| {
+            let rest = variable.to_bytes().strip_prefix(name.as_bytes())?;
+            Some(String::from_utf8_lossy(rest.strip_prefix(b"=")?).into_owned())
         };
-        if code != ESPANK_SUCCESS {
-            return None;
-        }
-        Some(
-            CStr::from_bytes_until_nul(&buffer)
-                .ok()?
-                .to_string_lossy()
-                .into_owned(),
-        )
+        self.variables().find_map(value)
     }
 
     fn set_variable(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -272,22 +250,7 @@ impl Spank for Real {
     }
 
     fn environment(&self) -> Vec<CString> {
-        let mut list = std::ptr::null_mut::<*mut c_char>();
-        // SAFETY: S_JOB_ENV stores a char**, an array that ends with null.
-        let code = unsafe { spank_get_item(self.handle, S_JOB_ENV, &raw mut list) };
-        let mut variables = Vec::new();
-        if code != ESPANK_SUCCESS || list.is_null() {
-            return variables;
-        }
-        loop {
-            // SAFETY: `list` ends with null, which is not passed.
-            let variable = unsafe { *list.add(variables.len()) };
-            if variable.is_null() {
-                return variables;
-            }
-            // SAFETY: a NUL-terminated string of the job's environment.
-            variables.push(unsafe { CStr::from_ptr(variable) }.to_owned());
-        }
+        self.variables().map(CStr::to_owned).collect()
     }
 
     fn own_directory(&mut self, parent: &str, name: &str, step: &Step) -> Result<(), String> {
@@ -388,6 +351,28 @@ impl Real {
         // SAFETY: the items that are asked for here store 32 bits.
         let code = unsafe { spank_get_item(self.handle, item, &raw mut value) };
         (code == ESPANK_SUCCESS).then_some(value)
+    }
+
+    /// The job's environment as slurmstepd holds it now.
+    fn variables(&self) -> impl Iterator<Item = &CStr> {
+        let mut list = std::ptr::null_mut::<*mut c_char>();
+        // SAFETY: S_JOB_ENV stores a char**, an array that ends with null.
+        let code = unsafe { spank_get_item(self.handle, S_JOB_ENV, &raw mut list) };
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if code != ESPANK_SUCCESS || list.is_null() {
+                return None;
+            }
+            // SAFETY: the array ends with null, which is not passed; nobody changes it while a callback runs, but the
+            // callback itself, for which this borrows the handle.
+            let variable = unsafe { *list.add(at) };
+            if variable.is_null() {
+                return None;
+            }
+            at += 1;
+            // SAFETY: a NUL-terminated string of the job's environment.
+            Some(unsafe { CStr::from_ptr(variable) })
+        })
     }
 
     /// The user's supplementary groups.
