@@ -4,7 +4,7 @@
 //! one variable: joined by newlines, with `\n` for a newline and `\\` for a backslash. `main` puts them back before it
 //! looks at anything else. A user who sets the variable only runs the launcher as he could anyway.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 
 pub const VARIABLE: &str = "CARRACK_HANDOVER";
@@ -27,6 +27,53 @@ pub fn unguard(command: &[u8]) -> &[u8] {
 
 pub fn is_guarded(command: &[u8]) -> bool {
     command.starts_with(GUARD)
+}
+
+/// The file of `srun --multi-prog` as it travels: each line's ranks, then the launcher, and the line's command as its guarded
+/// argument. Slurm makes a task's words of it where no plugin can reach them. A node that has the plugin tells the launcher
+/// what belongs in between; on another one the launcher finds a guarded word where a command of its own should be.
+/// `None` for a launcher whose path cannot be written there.
+pub fn guard_programs(file: &[u8], launcher: &str) -> Option<Vec<u8>> {
+    let guard = std::str::from_utf8(GUARD).ok()?;
+    if launcher.contains(['\'', '\n']) {
+        return None;
+    }
+    let between = format!("'{launcher}' '{guard}'");
+    let mut guarded = Vec::with_capacity(file.len() + 256);
+    let mut continued = false;
+    for line in file.split_inclusive(|&byte| byte == b'\n') {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let (begins, ends) = (!continued, text.ends_with(b"\\"));
+        continued = ends;
+        let ranks = text.trim_ascii_start();
+        if !begins || ranks.is_empty() || ranks.starts_with(b"#") {
+            guarded.extend_from_slice(line);
+            continue;
+        }
+        let length = ranks.iter().position(u8::is_ascii_whitespace);
+        let (ranks, command) = ranks.split_at(length.unwrap_or(ranks.len()));
+        guarded.extend_from_slice(ranks);
+        guarded.push(b' ');
+        guarded.extend_from_slice(between.as_bytes());
+        guarded.extend_from_slice(command.trim_ascii_start());
+        if line.len() > text.len() {
+            guarded.push(b'\n');
+        }
+    }
+    Some(guarded)
+}
+
+/// Whether these are the words of a step that [`guard_programs`] has seen: the file's name and its text.
+pub fn are_guarded_programs(words: &[CString]) -> bool {
+    let holds = |text: &CString| {
+        text.as_bytes()
+            .windows(GUARD.len())
+            .any(|part| part == GUARD)
+    };
+    match words {
+        [name, text, ..] => !is_guarded(name.as_bytes()) && holds(text),
+        _ => false,
+    }
 }
 
 /// One text for a list of words.
@@ -118,6 +165,27 @@ mod tests {
         assert_eq!(unguard(b"./app"), b"./app");
         let directory = guarded.split(|byte| *byte == b'/').nth(1).unwrap();
         assert!(guarded.starts_with(b"/") && directory.len() < 255);
+    }
+
+    #[test]
+    fn the_programs_of_a_file_are_guarded_line_by_line() {
+        let file =
+            "# ranks and programs\n\n0  ./a %t 'x y'\n 1-2,5\t./b \\\n  more \\\n3 of b\n*   ./c";
+        let text = String::from_utf8(GUARD.to_vec()).unwrap();
+        let expected = format!(
+            "# ranks and programs\n\n0 '/l' '{text}'./a %t 'x y'\n1-2,5 '/l' '{text}'./b \\\n  more \\\n3 of b\n* '/l' '{text}'./c"
+        );
+        let guarded = guard_programs(file.as_bytes(), "/l").unwrap();
+        assert_eq!(String::from_utf8(guarded.clone()).unwrap(), expected);
+        assert_eq!(guard_programs(b"0 a", "/it's"), None);
+        let words = |second: &[u8]| [c"file".to_owned(), CString::new(second).unwrap()];
+        assert!(are_guarded_programs(&words(&guarded)));
+        assert!(!are_guarded_programs(&words(file.as_bytes())));
+        let command = [
+            CString::new(guard(b"./app")).unwrap(),
+            words(&guarded)[1].clone(),
+        ];
+        assert!(!are_guarded_programs(&command));
     }
 
     #[test]

@@ -323,16 +323,16 @@ impl Spank for Real {
         ))
     }
 
-    fn replace_first(&mut self, word: CString) -> Result<(), String> {
+    fn replace_word(&mut self, at: usize, word: CString) -> Result<(), String> {
         let (count, argv) = self
             .argv()
             .ok_or("Slurm does not tell the command of this task")?;
-        if count == 0 {
-            return Err("the command of this task is empty".to_string());
+        if at >= count {
+            return Err("the command of this task is too short".to_string());
         }
         // SAFETY: S_JOB_ARGV gives the array that srun sends and that slurmstepd before 23.11 executes, which the main
         // thread (or this forked child) alone uses; the old word stays with its owner.
-        unsafe { *argv = owned_by_slurm(word) };
+        unsafe { *argv.add(at) = owned_by_slurm(word) };
         Ok(())
     }
 

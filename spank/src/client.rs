@@ -7,6 +7,7 @@
 use crate::host::{Place, Spank};
 use crate::options::{self, Given};
 use carrack::handover;
+use std::borrow::Cow;
 use std::ffi::CString;
 
 /// Carries `KEY TAB DIGEST` to the tasks; in a job's environment Slurm puts `SLURM_SPANK_` in front.
@@ -53,6 +54,7 @@ pub fn guard_command(
     spank: &mut dyn Spank,
     given: &Given,
     program: &[String],
+    launcher: &str,
 ) -> Result<(), String> {
     if spank.place() != Place::Srun
         || options::container(given, |name| spank.variable(name))?.is_none()
@@ -60,27 +62,40 @@ pub fn guard_command(
         return Ok(());
     }
     let command = spank.command();
-    // The words of a --multi-prog step are in a file, which the nodes read.
-    if multiple_programs(program, command.len()) {
-        return Ok(());
+    if let Some(text) = programs_file(program, &command) {
+        let guarded = handover::guard_programs(text.as_bytes(), launcher)
+            .ok_or_else(|| format!("`--multi-prog` cannot name the launcher `{launcher}`"))?;
+        return spank.replace_word(1, c_string(guarded)?);
     }
     match command.first() {
         Some(first) if !handover::is_guarded(first.as_bytes()) => {
-            let guarded = CString::new(handover::guard(first.as_bytes()))
-                .map_err(|_| "the command contains a NUL byte".to_string())?;
-            spank.replace_first(guarded)
+            let guarded = handover::guard(first.as_bytes());
+            spank.replace_word(0, c_string(guarded)?)
         }
         _ => Ok(()),
     }
 }
 
-/// Whether srun's own words, which are those before the command, say so. srun accepts the option's beginning, too.
-fn multiple_programs(program: &[String], command: usize) -> bool {
-    let options = program.len().saturating_sub(command);
-    program
-        .iter()
-        .take(options)
-        .any(|word| word.len() > "--mu".len() && "--multi-prog".starts_with(word.as_str()))
+fn c_string(bytes: Vec<u8>) -> Result<CString, String> {
+    CString::new(bytes).map_err(|_| "the command contains a NUL byte".to_string())
+}
+
+/// The text of the file that a --multi-prog step is made of. srun puts it behind the file's name, where its own words
+/// have nothing.
+fn programs_file<'a>(program: &[String], command: &'a [CString]) -> Option<&'a CString> {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let ends_with = |words: &[Cow<'_, str>]| {
+        let from = program.len().checked_sub(words.len());
+        let tail = from.and_then(|from| program.get(from..));
+        tail.is_some_and(|tail| tail.iter().zip(words).all(|(one, other)| one == other))
+    };
+    let (name, [_, rest @ ..]) = words.split_first()? else {
+        return None;
+    };
+    let without = [std::slice::from_ref(name), rest].concat();
+    (!ends_with(&words) && ends_with(&without))
+        .then(|| command.get(1))
+        .flatten()
 }
 
 /// The digest that was fixed for this image when the job was submitted.
@@ -146,7 +161,7 @@ mod tests {
         let plain = program("srun -n4 ./app -x");
         let mut srun = Fake::at(Place::Srun);
         for _ in 0..2 {
-            guard_command(&mut srun, &given("x"), &plain).unwrap();
+            guard_command(&mut srun, &given("x"), &plain, "/l").unwrap();
             let first = srun.command.first().unwrap().as_bytes();
             assert_eq!(handover::unguard(first), b"./app");
             assert!(handover::is_guarded(first));
@@ -154,12 +169,31 @@ mod tests {
         for (place, options, line) in [
             (Place::Srun, Given::new(), "srun ./app -x"),
             (Place::Allocator, given("x"), "salloc ./app -x"),
-            (Place::Srun, given("x"), "srun --multi-prog ./app -x"),
-            (Place::Srun, given("x"), "srun --mult ./app -x"),
         ] {
             let mut bare = Fake::at(place);
-            guard_command(&mut bare, &options, &program(line)).unwrap();
+            guard_command(&mut bare, &options, &program(line), "/l").unwrap();
             assert_eq!(bare.command.first().unwrap().as_bytes(), b"./app", "{line}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_a_multi_prog_step_is_guarded_instead() {
+        for (line, command, guarded) in [
+            ("srun --multi-prog file", &[c"file", c"0 ./a\n"][..], 1),
+            ("srun -n2 --mu file x", &[c"file", c"0 ./a\n", c"x"], 1),
+            ("srun --comment --multi-prog a b", &[c"a", c"b"], 0),
+            ("srun a a", &[c"a", c"a"], 0),
+            ("srun a", &[c"a"], 0),
+        ] {
+            let program: Vec<String> = line.split(' ').map(str::to_string).collect();
+            let mut srun = Fake::at(Place::Srun);
+            srun.command = command.iter().map(|word| (*word).to_owned()).collect();
+            guard_command(&mut srun, &given("x"), &program, "/l").unwrap();
+            for (at, (now, before)) in srun.command.iter().zip(command).enumerate() {
+                assert_eq!(now.as_c_str() != *before, at == guarded, "{line}: {now:?}");
+            }
+            let programs = handover::are_guarded_programs(&srun.command);
+            assert_eq!(programs, guarded == 1, "{line}");
         }
     }
 }

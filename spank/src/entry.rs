@@ -122,14 +122,15 @@ pub extern "C" fn slurm_spank_init_post_opt(
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_local_user_init(
     handle: Handle,
-    _count: c_int,
-    _arguments: *const *const c_char,
+    count: c_int,
+    arguments: *const *const c_char,
 ) -> c_int {
     let code = guard(handle, |spank, given| {
+        let settings = settings(count, arguments)?;
         let program: Vec<String> = std::env::args_os()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        client::guard_command(spank, given, &program)
+        client::guard_command(spank, given, &program, &settings.launcher)
     });
     end_client(handle, code)
 }

@@ -72,8 +72,8 @@ pub trait Spank {
     fn command(&self) -> Vec<CString>;
     /// Makes slurmstepd execute `words` in front of the command, where this Slurm can.
     fn prepend(&mut self, words: &[CString]) -> Option<Result<(), String>>;
-    /// Replaces the first word of the command in this process.
-    fn replace_first(&mut self, word: CString) -> Result<(), String>;
+    /// Replaces a word of the command in this process.
+    fn replace_word(&mut self, at: usize, word: CString) -> Result<(), String>;
     /// One line on the user's stderr.
     fn error(&self, text: &str);
 }
@@ -190,9 +190,9 @@ pub(crate) mod fake {
                 Ok(())
             })
         }
-        fn replace_first(&mut self, word: CString) -> Result<(), String> {
+        fn replace_word(&mut self, at: usize, word: CString) -> Result<(), String> {
             self.command
-                .first_mut()
+                .get_mut(at)
                 .map(|first| *first = word)
                 .ok_or_else(|| "no command".to_string())
         }

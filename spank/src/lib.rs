@@ -19,8 +19,9 @@
 //! worse: `setns` in this callback runs TaskProlog inside the image, and `execve` from it skips TaskProlog and rlimits.
 //!
 //! The guard: Slurm tells a node that lacks the plugin to go on without the options, so srun sends the command below a
-//! directory that is nowhere; only the plugin (or, from 23.11 on, the launcher) takes that away again. `--multi-prog` is
-//! the exception, because its words are read on the nodes.
+//! directory that is nowhere; only the plugin (or, from 23.11 on, the launcher) takes that away again. The words of
+//! `--multi-prog` are made on the nodes, before any callback, of a text that srun sends: there each line gets the launcher,
+//! with the guarded command as its argument, and the plugin only sends along what belongs between the two.
 //!
 //! Fails closed: a task whose options ask for a container and for which anything here fails ends before anything is
 //! executed. A negative return is not enough for that: for an `optional` plugin slurmstepd notes it and goes on.

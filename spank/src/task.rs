@@ -105,6 +105,10 @@ pub fn init(
         .into_iter()
         .map(|word| CString::new(word).map_err(|_| "an option contains a NUL byte".to_string()))
         .collect::<Result<_, _>>()?;
+    if carrack::handover::are_guarded_programs(&spank.command()) {
+        // srun has put the launcher in front already.
+        return hand_over(spank, &words, None);
+    }
     match spank.prepend(&words) {
         Some(result) => result,
         None => replace(spank, &words),
@@ -132,13 +136,22 @@ fn replace(spank: &mut dyn Spank, words: &[CString]) -> Result<(), String> {
     else {
         return Err(NO_COMMAND.to_string());
     };
+    hand_over(spank, words, Some(&command))?;
+    spank.replace_word(0, launcher.clone())
+}
+
+/// What belongs between the launcher and its words, and the command if it is not among them.
+fn hand_over(
+    spank: &mut dyn Spank,
+    words: &[CString],
+    command: Option<&CString>,
+) -> Result<(), String> {
     let mut handed_over: Vec<&[u8]> = words.iter().skip(1).map(|word| word.as_bytes()).collect();
-    handed_over.push(carrack::handover::unguard(command.as_bytes()));
+    handed_over.extend(command.map(|command| carrack::handover::unguard(command.as_bytes())));
     spank.set_variable(
         carrack::handover::VARIABLE,
         &carrack::handover::encode(&handed_over),
-    )?;
-    spank.replace_first(launcher.clone())
+    )
 }
 
 #[cfg(test)]

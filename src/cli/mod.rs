@@ -54,9 +54,12 @@ pub mod verify;
 pub mod wait;
 
 use crate::error::{Error, Result};
+use crate::handover;
+use crate::launch::probe;
 use clap::{Args as _, CommandFactory, FromArgMatches};
 use launching::LaunchArgs;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 pub use options::{Common, LaunchCommon};
@@ -180,6 +183,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(name) = fronts::called(&args) {
         return fronts::run(name, &args);
+    }
+    let guarded = |word: &OsString| handover::is_guarded(word.as_bytes());
+    if args.get(1).is_some_and(guarded) {
+        return Err(Error::new(format!(
+            "the carrack plugin is not loaded on node {}, so nothing is executed there",
+            probe::node_name()
+        ))
+        .hint("this step asked for a container; `plugstack.conf` of that node has no carrack"));
     }
     if let Some(command) = parse_plain(&args) {
         return command.run(&Common::default());

@@ -76,6 +76,21 @@ fn whatever_is_missing_on_a_node_its_host_runs_nothing() {
         }
     }
     assert!(cluster.good(step).contains("ran on n2\n"));
+    // Slurm makes these words on the nodes, out of srun's reach.
+    let program = "* sh -c 'grep -q 12.99 /etc/debian_version || touch /scratch/alice/ran'\n";
+    cluster.write("many", program);
+    on_n2(": >/tmp/plugstack; mount --bind /tmp/plugstack /etc/slurm/plugstack.conf");
+    let (code, said) = cluster.login(
+        "rm -f ran; srun -N2 -n2 --container-image=base --multi-prog many; echo code $?; test ! -e ran",
+    );
+    on_n2("umount -l /etc/slurm/plugstack.conf");
+    assert!(
+        code == 0
+            && said.contains(
+                "the carrack plugin is not loaded on node n2, so nothing is executed there"
+            ),
+        "{said}"
+    );
     // The login node's rule is told before the queue.
     std::fs::write(cluster.path("etc/carrack/carrack.toml"), RULE).unwrap();
     let before = cluster.good("squeue -h -t all -o %i | wc -l");

@@ -12,6 +12,10 @@ fn every_option_of_srun() {
     let cluster = with_plugin(2, 0);
     cluster.write("ml.toml", EDF);
     cluster.write("data/file", "data\n");
+    cluster.write(
+        "many",
+        "# programs\n0 cat \\\n/etc/debian_version\n1   'echo' task %t\n",
+    );
     let in_base = |rest: &str| format!("srun -n1 --container-image=base {rest}");
     let rows = [
         (in_base("cat /etc/debian_version"), "12.99\ncode 0\n"),
@@ -71,6 +75,11 @@ fn every_option_of_srun() {
         (
             "srun -N2 --container-image=$(ls ~/.local/share/carrack/images/*/*.sqsh | tail -1) cat /etc/debian_version".into(),
             "12.99\n12.99\ncode 0\n",
+        ),
+        // Each task its own program.
+        (
+            "srun -N1 -n2 -l --container-image=base --multi-prog many | sort".into(),
+            "0: 12.99\n1: task 1\ncode 0\n",
         ),
         // No option: no container.
         ("srun -n1 test -e /scratch/bin".into(), "code 0\n"),
