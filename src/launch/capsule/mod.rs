@@ -73,31 +73,15 @@ pub fn enter(plan: &Plan, host: &Host<'_>) -> std::result::Result<Entered, Refus
         if join_own(&rendezvous, &name, rank, step)? {
             return Ok(Entered::Joined);
         }
-        let lock = match rendezvous
-            .lock(&name, Lock::Making, false)
+        // Those who wait come in one after the other, each with the lock: all at once they would take the processors from
+        // the maker and its server, for whose answers they then wait again.
+        let Some(lock) = rendezvous
+            .lock(&name, Lock::Making, true)
             .map_err(no_lock)?
-        {
-            Some(lock) => lock,
-            None => {
-                // Somebody is at it. All who wait get on together when it is done, and find a broker.
-                let waited = rendezvous
-                    .lock(&name, Lock::Waiting, true)
-                    .map_err(no_lock)?;
-                drop(waited);
-                if join_own(&rendezvous, &name, rank, step)? {
-                    return Ok(Entered::Joined);
-                }
-                // It failed. One of those who waited is next.
-                match rendezvous
-                    .lock(&name, Lock::Making, true)
-                    .map_err(no_lock)?
-                {
-                    Some(lock) => lock,
-                    None => continue,
-                }
-            }
+        else {
+            continue;
         };
-        // Between the first look and the lock another task may have finished.
+        // Somebody has made it meanwhile; or has failed to, and one of those who waited is next.
         if join_own(&rendezvous, &name, rank, step)? {
             return Ok(Entered::Joined);
         }
