@@ -6,6 +6,7 @@
 
 use crate::host::{Place, Spank, Step};
 use crate::kernel_mount::{self, Wanted};
+use crate::step_end;
 use crate::system;
 use carrack::launch::slurm_options::SlurmOption;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -292,6 +293,18 @@ impl Spank for Real {
 
     fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {
         system::run_as_user(step, &self.groups(), &self.environment(), words)
+    }
+
+    fn open_step_end(&mut self) {
+        step_end::open();
+    }
+
+    fn step_end(&mut self) -> Option<i32> {
+        step_end::inherited()
+    }
+
+    fn tell_step_end(&mut self) {
+        step_end::tell();
     }
 
     fn command(&self) -> Vec<CString> {

@@ -148,6 +148,19 @@ fn end_client(handle: Handle, code: c_int) -> c_int {
     code
 }
 
+/// slurmstepd, before it forks the tasks.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_user_init(
+    handle: Handle,
+    _count: c_int,
+    _arguments: *const *const c_char,
+) -> c_int {
+    guard(handle, |spank, given| {
+        stepd::before_tasks(spank, given);
+        Ok(())
+    })
+}
+
 /// slurmstepd's child, once per task, still as root.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_task_init_privileged(

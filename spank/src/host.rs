@@ -68,6 +68,12 @@ pub trait Spank {
     ) -> Result<Option<String>, String>;
     /// Runs a program as the user of the step to its end; what it said, if it failed.
     fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String>;
+    /// In slurmstepd, before its tasks: makes what the two calls below need.
+    fn open_step_end(&mut self);
+    /// In a task: the descriptor through which what it starts will hear that the step's last task has ended.
+    fn step_end(&mut self) -> Option<i32>;
+    /// In slurmstepd, after the last task: tells it to whoever listens, and waits for the listener's end.
+    fn tell_step_end(&mut self);
     /// The command of the task.
     fn command(&self) -> Vec<CString>;
     /// Makes slurmstepd execute `words` in front of the command, where this Slurm can.
@@ -90,6 +96,7 @@ pub(crate) mod fake {
         pub step: Option<u32>,
         pub command: Vec<CString>,
         pub can_prepend: bool,
+        pub step_end: Option<i32>,
         /// What was done to the node.
         pub done: Vec<String>,
         /// Directories that earlier jobs left.
@@ -108,6 +115,7 @@ pub(crate) mod fake {
                 step: Some(0),
                 command,
                 can_prepend: false,
+                step_end: None,
                 done: Vec::new(),
                 names: Vec::new(),
             }
@@ -180,6 +188,15 @@ pub(crate) mod fake {
         fn run_as_user(&mut self, step: &Step, words: &[String]) -> Result<(), String> {
             self.done.push(format!("{}: {}", step.uid, words.join(" ")));
             Ok(())
+        }
+        fn open_step_end(&mut self) {
+            self.done.push("open the step's end".into());
+        }
+        fn step_end(&mut self) -> Option<i32> {
+            self.step_end
+        }
+        fn tell_step_end(&mut self) {
+            self.done.push("tell the step's end".into());
         }
         fn command(&self) -> Vec<CString> {
             self.command.clone()

@@ -7,9 +7,10 @@
 //! | `slurm_spank_init` | srun, sbatch, salloc, slurmstepd | user; root in slurmstepd | register the options | [`options`] |
 //! | `slurm_spank_init_post_opt` | srun, sbatch, salloc | user | check the request, fix the image's digest | [`client`] |
 //! | `slurm_spank_local_user_init` | srun | user | guard the command | [`client`] |
+//! | `slurm_spank_user_init` | slurmstepd, once for a step on a node | user | a way to tell of the step's end | [`stepd`] |
 //! | `slurm_spank_task_init_privileged` | slurmstepd's child, once per task | root | a directory for a root with a name | [`stepd`] |
 //! | `slurm_spank_task_init` | slurmstepd's child, once per task | user | put the launcher in front of the command | [`task`] |
-//! | `slurm_spank_task_exit` | slurmstepd | root | after the last task, save the root (as the user) | [`stepd`] |
+//! | `slurm_spank_task_exit` | slurmstepd | root | after the last task, save the root (as the user) and end what serves the step | [`stepd`] |
 //! | `slurm_spank_job_epilog` | slurmstepd, for the job | root | remove the job's directory, and what missed epilogs left | [`stepd`] |
 //!
 //! How the command becomes `carrack exec … -- command`: Slurm 23.11 and later have `spank_prepend_task_argv`. Before,
@@ -41,6 +42,7 @@ mod entry;
 #[cfg(not(test))]
 #[allow(unsafe_code)]
 mod kernel_mount;
+mod step_end;
 #[cfg(not(test))]
 #[allow(unsafe_code)]
 mod system;

@@ -12,6 +12,14 @@ pub fn directory(settings: &Settings, job: u32) -> String {
     format!("{}/{job}", settings.state)
 }
 
+/// In slurmstepd itself, before it forks the tasks.
+pub fn before_tasks(spank: &mut dyn Spank, given: &Given) {
+    // What is wrong with the request each task will say.
+    if let Ok(Some(_)) = container_step(spank, given) {
+        spank.open_step_end();
+    }
+}
+
 /// Before a task, still as root. The answer is where the kernel mounted the image, if the site lets it.
 pub fn task_privileged(
     spank: &mut dyn Spank,
@@ -67,14 +75,27 @@ pub fn task_exit(
     settings: &Settings,
     ended: u32,
 ) -> Result<(), String> {
-    let Some((container, step)) = container_step(spank, given)? else {
+    let last = spank.step().is_some_and(|step| ended >= step.tasks_here);
+    if !last {
         return Ok(());
+    }
+    let saved = match container_step(spank, given) {
+        Ok(Some((container, step))) => save(spank, settings, container, &step),
+        other => other.map(|_| ()),
     };
+    spank.tell_step_end();
+    saved
+}
+
+/// Writes the root of the step into a file, if that was asked for.
+fn save(
+    spank: &mut dyn Spank,
+    settings: &Settings,
+    container: Container,
+    step: &Step,
+) -> Result<(), String> {
     // One file can hold one node's root: the first one's.
-    let Some(save) = container
-        .save
-        .filter(|_| step.node == 0 && ended == step.tasks_here)
-    else {
+    let Some(save) = container.save.filter(|_| step.node == 0) else {
         return Ok(());
     };
     let path = match save.starts_with('/') {
@@ -95,7 +116,7 @@ pub fn task_exit(
         None => format!("{}-{}", step.step, step.node),
     };
     let words = [&settings.launcher, "save-capsule", &job, &scope, &path].map(str::to_string);
-    spank.run_as_user(&step, &words)
+    spank.run_as_user(step, &words)
 }
 
 /// When the job has ended on this node.
@@ -228,30 +249,46 @@ mod tests {
     }
 
     #[test]
+    fn only_a_step_in_a_container_has_an_end_to_tell() {
+        for (step, options, expected) in [
+            (0, given(&[]), vec!["open the step's end"]),
+            (0, Given::new(), vec![]),
+            (BATCH_STEP, given(&[]), vec![]),
+        ] {
+            let mut spank = Fake::at(Place::Stepd);
+            spank.step = Some(step);
+            before_tasks(&mut spank, &options);
+            assert_eq!(spank.done, expected);
+        }
+    }
+
+    #[test]
     fn the_last_task_s_end_saves() {
         let saving = given(&[("container-save", "/a.sqsh")]);
         let relative = given(&[("container-save", "a.sqsh"), ("container-name", "box:auto")]);
+        let told = "tell the step's end";
         for (options, ended, restarts, expected) in [
             (&saving, 1, "", vec![]),
             (
                 &saving,
                 2,
                 "",
-                vec!["1000: /bin/sh save-capsule 7 0-0 /a.sqsh"],
+                vec!["1000: /bin/sh save-capsule 7 0-0 /a.sqsh", told],
             ),
             (
                 &saving,
                 2,
                 "2",
-                vec!["1000: /bin/sh save-capsule 7r2 0-0 /a.sqsh"],
+                vec!["1000: /bin/sh save-capsule 7r2 0-0 /a.sqsh", told],
             ),
             (
                 &relative,
                 2,
                 "0",
-                vec!["1000: /bin/sh save-capsule 7 name=box /here/a.sqsh"],
+                vec!["1000: /bin/sh save-capsule 7 name=box /here/a.sqsh", told],
             ),
-            (&given(&[]), 2, "", vec![]),
+            (&given(&[]), 1, "", vec![]),
+            (&given(&[]), 2, "", vec![told]),
         ] {
             let mut spank = Fake::at(Place::Stepd);
             spank
@@ -265,5 +302,6 @@ mod tests {
         }
         let mut lost = Fake::at(Place::Stepd);
         assert!(task_exit(&mut lost, &relative, &settings(), 2).is_err());
+        assert_eq!(lost.done, [told]);
     }
 }

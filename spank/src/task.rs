@@ -93,6 +93,7 @@ pub fn init(
     if container.save.is_some() {
         words.push("--hold".to_string());
     }
+    words.extend(spank.step_end().map(|end| format!("--step-end={end}")));
     words.extend(container.words(client::pinned(spank, &container.key)));
     if spank.step_id() == Some(BATCH_STEP) {
         // The script lies in a directory of slurmd's that no image has.

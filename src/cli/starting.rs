@@ -58,6 +58,7 @@ pub fn start(
     );
     let host = Host {
         account: &|| probe::account(uid, &groups),
+        step_end: aids.step_end,
     };
     Err(execute(&plan, &host, &voice))
 }

@@ -9,6 +9,7 @@
 //! image, the server ends, and so does this process. Deliberately absent: any way to outlive SIGKILL, and a supervisor.
 
 mod opening;
+mod watched;
 
 use super::capsule::rendezvous::{Description, Rendezvous};
 use super::capsule::scope::prefix_of;
@@ -21,6 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use watched::Watched;
 
 /// First bytes of the messages. From the maker: the FUSE device, the finished capsule. To the maker: the image is the right
 /// one, done, failed (with the text). From a joiner: its place in the step, or none. To a joiner: the namespaces, or that there is no capsule any more.
@@ -64,6 +66,8 @@ pub struct Setup<'a> {
     pub shut: bool,
     /// The root will be asked for when the last task has ended.
     pub hold: bool,
+    /// Whether the plugin tells when the last task of the step has ended.
+    pub step_end: bool,
     /// The root's directory outlives the capsule, and the next capsule waits for this one's end.
     pub kept: bool,
 }
@@ -75,7 +79,7 @@ pub struct Entry<'a> {
 }
 
 /// Runs the broker to its end. `fds`: the socket to the maker, then the image file if there is one to serve, then the
-/// rendezvous directory if there is one.
+/// rendezvous directory if there is one, then the socket of the step's end if there is one.
 pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
     process::ignore_signals();
     process::use_all_processors();
@@ -94,6 +98,7 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
             entry.directory.to_string(),
         ))
     });
+    let step_end = setup.step_end.then(|| fds.next()).flatten();
     let open = |file| opening::open(setup.image, file, &maker);
     let (image, checked) = match served.map(open).transpose() {
         Ok(found) => found.unzip(),
@@ -107,6 +112,8 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
         served: None,
         log: None,
         rendezvous,
+        step_end,
+        step_over: None,
         listener: None,
         connections: Vec::new(),
         capsule: None,
@@ -123,37 +130,6 @@ fn tell(maker: &OwnedFd, kind: u8, text: &str) {
     let mut message = vec![kind];
     message.extend(text.bytes().take(MAX_MESSAGE - 1));
     let _ = socket::send(maker, &message, &[]);
-}
-
-/// A process whose end matters.
-struct Watched {
-    pid: u32,
-    end: Option<OwnedFd>,
-    ended: bool,
-}
-
-impl Watched {
-    fn new(pid: u32) -> Watched {
-        match process::watch(pid) {
-            Ok(end) => Watched {
-                pid,
-                end,
-                ended: false,
-            },
-            Err(_) => Watched {
-                pid,
-                end: None,
-                ended: true,
-            },
-        }
-    }
-
-    /// Without a descriptor: looks.
-    fn look(&mut self) {
-        if self.end.is_none() && !process::exists(self.pid) {
-            self.ended = true;
-        }
-    }
 }
 
 /// The namespaces of the finished capsule.
@@ -173,6 +149,7 @@ enum Source {
     Served,
     Log,
     Listener,
+    StepEnd,
     Guardian,
     Connection(usize),
     Member(usize),
@@ -189,6 +166,9 @@ struct Broker<'a> {
     /// What the server has to say of a broken image.
     log: Option<OwnedFd>,
     rendezvous: Option<Rendezvous>,
+    step_end: Option<OwnedFd>,
+    /// The same when it has spoken. slurmstepd waits until it is closed, which the end of this process does.
+    step_over: Option<OwnedFd>,
     listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
     capsule: Option<Capsule>,
@@ -219,6 +199,7 @@ impl Broker<'_> {
                     Source::Served => false,
                     Source::Log => self.pass_on_log(),
                     Source::Listener => self.accept(),
+                    Source::StepEnd => self.hear_step_end(),
                     Source::Guardian => {
                         self.guardian.iter_mut().for_each(|g| g.ended = true);
                         true
@@ -250,6 +231,7 @@ impl Broker<'_> {
             (Source::Served, &self.served),
             (Source::Log, &self.log),
             (Source::Listener, &self.listener),
+            (Source::StepEnd, &self.step_end),
         ]
         .into_iter()
         .filter_map(|(source, fd)| Some((source, fd.as_ref()?)))
@@ -384,6 +366,14 @@ impl Broker<'_> {
         true
     }
 
+    /// A word means that the last task has ended, and that slurmstepd waits for this process before it clears the step away.
+    /// Closed without a word: it was killed, and the tasks may live on.
+    fn hear_step_end(&mut self) -> bool {
+        let spoken = |end: &OwnedFd| socket::peek(end).is_ok_and(|count| count > 0);
+        self.step_over = self.step_end.take().filter(spoken);
+        true
+    }
+
     fn tell_maker(&self, kind: u8, text: &str) {
         if let Some(maker) = &self.maker {
             tell(maker, kind, text);
@@ -474,6 +464,10 @@ impl Broker<'_> {
             _ => true,
         };
         let deserted = self.watches_members() && self.deserted();
+        // Whoever is left will be killed at once. Another step may want a kept root: only when nobody can write to it.
+        if self.step_over.is_some() && (deserted || !self.setup.kept) {
+            return false;
+        }
         let Some(capsule) = &mut self.capsule else {
             return true;
         };

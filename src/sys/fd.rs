@@ -20,6 +20,14 @@ pub fn kind(fd: impl AsFd) -> Result<FileType> {
     rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode))
 }
 
+/// A copy of a descriptor that this program got by its number; `None` where there is none.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: the call takes a number, which may be that of no descriptor, and touches no memory.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    // SAFETY: the call made this descriptor, which belongs to nobody else.
+    (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Marks every descriptor above 2 to be closed by the exec, except `keep`. A directory is never kept: it would be a way
 /// back to the host's files.
 pub fn seal(keep: &[RawFd]) -> Result<()> {

@@ -8,10 +8,49 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuS
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// A process that was let go. Dropping this waits for the one in between, which made it nobody's child and has ended long
+/// before, as a rule.
+pub struct Detached(libc::pid_t);
+
+impl Detached {
+    /// Whether it could be started.
+    pub fn check(self) -> Result<()> {
+        let child = self.0;
+        std::mem::forget(self);
+        reap(child)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let _ = reap(self.0);
+    }
+}
+
+fn reap(child: libc::pid_t) -> Result<()> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is an int that lives until the call returns; the child is ours and not yet waited for.
+        if unsafe { libc::waitpid(child, &raw mut status, 0) } == child {
+            return if status == 0 {
+                Ok(())
+            } else {
+                Err(Errno::AGAIN)
+            };
+        }
+        match last_errno() {
+            Errno::INTR => {}
+            // The caller ignores SIGCHLD, so the kernel has already taken the status.
+            Errno::CHILD => return Ok(()),
+            errno => return Err(errno),
+        }
+    }
+}
+
 /// Runs `run` in a process of its own session that is nobody's child, and returns here at once. It has copies of `keep`,
 /// which it gets in the same order, `/dev/null` as standard files, and no other descriptor: `run` must not use any that it
 /// captured. The process ends when `run` returns or panics.
-pub fn detach(keep: &[BorrowedFd<'_>], run: impl FnOnce(Vec<OwnedFd>)) -> Result<()> {
+pub fn detach(keep: &[BorrowedFd<'_>], run: impl FnOnce(Vec<OwnedFd>)) -> Result<Detached> {
     // SAFETY: the process has one thread (the callers' contract: nothing starts threads before the command is executed),
     // so the child may go on as any program would.
     match unsafe { libc::fork() } {
@@ -38,23 +77,7 @@ pub fn detach(keep: &[BorrowedFd<'_>], run: impl FnOnce(Vec<OwnedFd>)) -> Result
                 child => unsafe { libc::_exit((child == -1).into()) },
             }
         }
-        child => loop {
-            let mut status = 0;
-            // SAFETY: `status` is an int that lives until the call returns; the child is ours and not yet waited for.
-            if unsafe { libc::waitpid(child, &raw mut status, 0) } == child {
-                return if status == 0 {
-                    Ok(())
-                } else {
-                    Err(Errno::AGAIN)
-                };
-            }
-            match last_errno() {
-                Errno::INTR => {}
-                // The caller ignores SIGCHLD, so the kernel has already taken the status.
-                Errno::CHILD => return Ok(()),
-                errno => return Err(errno),
-            }
-        },
+        child => Ok(Detached(child)),
     }
 }
 

@@ -81,6 +81,12 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
     .map(|_| ())
 }
 
+/// How many bytes wait to be read, which stay there; none when the other end is closed.
+pub fn peek(socket: impl AsFd) -> Result<usize> {
+    let mut byte = [0];
+    rustix::net::recv(socket, &mut byte, RecvFlags::PEEK).map(|(_, count)| count)
+}
+
 /// Receives one message. No bytes mean that the other end is closed.
 pub fn receive(socket: impl AsFd, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; limit];

@@ -7,6 +7,9 @@ use super::{Job, first_line, out, squashfs, tree};
 use crate::need::need;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use std::os::fd::AsRawFd;
 use std::process::Child;
 use std::time::Duration;
 
@@ -187,4 +190,38 @@ fn signals_to_the_whole_step_do_not_end_the_server() {
         }
     }
     job.nothing_is_left();
+}
+
+#[test]
+fn a_server_that_hears_of_the_step_s_end_goes_though_somebody_is_left() {
+    need!(Userns, Fuse, SquashfsTools);
+    for (image, told) in [(squashfs(), true), (tree(), true), (squashfs(), false)] {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+        let number = theirs.as_raw_fd().to_string();
+        let job = Job::new(image).tasks(1).with("TASK_STEP_END", number);
+        let mut payload = job.start(0, &["sh", "-c", "echo in; exec sleep 60"]);
+        first_line(&mut payload);
+        rustix::io::fcntl_setfd(&theirs, FdFlags::CLOEXEC).unwrap();
+        drop(theirs);
+        assert!(job.broker().is_some());
+        if told {
+            rustix::net::send(&ours, b"E", SendFlags::NOSIGNAL).unwrap();
+            let gone = || job.broker().is_none().then_some(());
+            job.wait_for("end of the server", gone);
+        } else {
+            // slurmstepd was killed: what runs on still needs its image.
+            drop(ours);
+            out(&job.run(0, &["cat", "/data/cargo"]));
+            assert!(job.broker().is_some());
+        }
+        end(payload);
+        job.nothing_is_left();
+    }
 }

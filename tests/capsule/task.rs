@@ -47,6 +47,7 @@ fn main() {
         [image, command @ ..] => {
             let host = Host {
                 account: &Account::default,
+                step_end: variable("TASK_STEP_END").map(|fd| fd.parse().unwrap()),
             };
             fail(execute::execute(&plan(image, command), &host, &Say))
         }

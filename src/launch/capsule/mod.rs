@@ -13,10 +13,10 @@ use super::root::{self, Fault, Place};
 use super::step::{Image, Network, Plan};
 use crate::error::{Context, Error, Result};
 use crate::sys::namespace::{self, Kind};
-use crate::sys::{Errno, process, socket};
+use crate::sys::{Errno, fd, process, socket};
 use rendezvous::{Description, Lock, Rendezvous};
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// How this process came in.
@@ -49,6 +49,8 @@ impl From<Error> for Refused {
 /// What the launch needs from the host besides the plan; asked for only by the one who makes the capsule.
 pub struct Host<'a> {
     pub account: &'a dyn Fn() -> Account,
+    /// An inherited socket through which the plugin tells that the last task of the step has ended here.
+    pub step_end: Option<RawFd>,
 }
 
 /// Enters the capsule of the plan. The process must have one thread.
@@ -205,17 +207,38 @@ fn make(
         .image()
         .ok_or_else(|| Error::new("the plan has no image"))?;
     let file = open_image(image)?;
-    root::prepare(&plan.steps)?;
     let kept = lock_kept(plan)?;
-    let account = (host.account)();
-    let broker = match (meeting, image) {
+    // It starts while this process goes on; waited for before the command, which must not find an unknown child.
+    let started = match (meeting, image) {
         // A directory that nobody else will enter needs no company.
         (None, Image::Directory { .. }) => None,
-        _ => Some(start_broker(plan, image, [&file, &kept], meeting)?),
+        _ => {
+            let step_end = host.step_end.and_then(fd::inherited);
+            let given = [&file, &step_end, &kept];
+            Some(start_broker(plan, image, given, meeting)?)
+        }
     };
     drop((file, kept));
+    let (broker, started) = started.unzip();
+    let done = fill(plan, image, host, broker.as_ref(), meeting.is_some());
+    match started.map(process::Detached::check) {
+        Some(Err(errno)) => Err(Error::new(not_started()).source(errno).into()),
+        _ => done,
+    }
+}
+
+/// Looks at the host while it is there, makes the namespaces and the root in them, and gives them to the broker.
+fn fill(
+    plan: &Plan,
+    image: &Image,
+    host: &Host<'_>,
+    broker: Option<&OwnedFd>,
+    meet: bool,
+) -> std::result::Result<(), Refused> {
+    root::prepare(&plan.steps)?;
+    let account = (host.account)();
     make_namespaces(plan)?;
-    let mut serve = |device: OwnedFd| match &broker {
+    let mut serve = |device: OwnedFd| match broker {
         Some(broker) => socket::send(broker, &[broker::DEVICE], &[device.as_fd()]),
         None => Ok(()),
     };
@@ -226,18 +249,16 @@ fn make(
     };
     if let Err(refused) = root::build(&plan.steps, &mut ground) {
         // The image may be what is really wrong: its check always comes to an end.
-        return Err(
-            match broker.as_ref().and_then(|broker| last_word(broker, image)) {
-                Some(error) => Refused::Whole(error),
-                None => refused.into(),
-            },
-        );
+        return Err(match broker.and_then(|broker| last_word(broker, image)) {
+            Some(error) => Refused::Whole(error),
+            None => refused.into(),
+        });
     }
-    if let (Some(broker), Image::Squashfs { .. }) = (&broker, image) {
+    if let (Some(broker), Image::Squashfs { .. }) = (broker, image) {
         hear(broker, broker::CHECKED)?;
     }
-    match (broker, meeting) {
-        (Some(broker), Some(_)) => Ok(hand_over(&broker, plan)?),
+    match broker {
+        Some(broker) if meet => Ok(hand_over(broker, plan)?),
         _ => Ok(()),
     }
 }
@@ -290,13 +311,17 @@ fn open_image(image: &Image) -> std::result::Result<Option<OwnedFd>, Refused> {
     })
 }
 
+fn not_started() -> &'static str {
+    "cannot start the process that serves the image"
+}
+
 /// Forks the process that serves the image and lets others in, before this one leaves the host's namespaces.
 fn start_broker(
     plan: &Plan,
     image: &Image,
-    [file, kept]: [&Option<OwnedFd>; 2],
+    [file, step_end, kept]: [&Option<OwnedFd>; 3],
     meeting: Option<&Meeting<'_>>,
-) -> Result<OwnedFd> {
+) -> Result<(OwnedFd, process::Detached)> {
     let (ours, theirs) = socket::pair().or_say(|| "cannot make a socket")?;
     let setup = Setup {
         image,
@@ -313,16 +338,17 @@ fn start_broker(
         private_copies: !plan.task_steps.is_empty(),
         shut: plan.shut,
         hold: plan.hold,
+        step_end: step_end.is_some(),
         kept: kept.is_some(),
     };
     let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
     keep.extend(file.iter().map(|file| file.as_fd()));
     keep.extend(meeting.map(|meeting| meeting.rendezvous.fd()));
+    keep.extend(step_end.iter().map(|end| end.as_fd()));
     // Last, because the broker only holds it.
     keep.extend(kept.iter().map(|kept| kept.as_fd()));
-    process::detach(&keep, |fds| broker::run(&setup, fds))
-        .or_say(|| "cannot start the process that serves the image")?;
-    Ok(ours)
+    let started = process::detach(&keep, |fds| broker::run(&setup, fds)).or_say(not_started)?;
+    Ok((ours, started))
 }
 
 fn make_namespaces(plan: &Plan) -> Result<()> {

@@ -1,0 +1,36 @@
+//! Processes whose end the broker waits for: by a descriptor, or by looking.
+
+use crate::sys::process;
+use std::os::fd::OwnedFd;
+
+/// A process whose end matters.
+pub(super) struct Watched {
+    pub pid: u32,
+    /// Readable when it has ended; none where the kernel has no such descriptors.
+    pub end: Option<OwnedFd>,
+    pub ended: bool,
+}
+
+impl Watched {
+    pub fn new(pid: u32) -> Watched {
+        match process::watch(pid) {
+            Ok(end) => Watched {
+                pid,
+                end,
+                ended: false,
+            },
+            Err(_) => Watched {
+                pid,
+                end: None,
+                ended: true,
+            },
+        }
+    }
+
+    /// Without a descriptor: looks.
+    pub fn look(&mut self) {
+        if self.end.is_none() && !process::exists(self.pid) {
+            self.ended = true;
+        }
+    }
+}
