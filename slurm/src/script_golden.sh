@@ -112,6 +112,7 @@ attend() {
     return "$code"
 }
 
+# Runs a step and adds it to the record.
 step=nodes
 step() {
     local start code
@@ -176,7 +177,7 @@ trap 'exit 130' INT
 carrack record start "$record" --script "$0" --image "$image" --input '/work/in put' --output /work/out --kept "$TMPDIR"
 mkdir -p -m 700 -- "$TMPDIR" || exit
 if ((SLURM_JOB_NUM_NODES > 1)); then
-    exec {nodes}< <(exec "${every_node[@]}" --quiet --exclude="$SLURMD_NODENAME" \
+    exec {nodes}< <(exec "${every_node[@]}" --quiet --job-name=keeper --exclude="$SLURMD_NODENAME" \
         --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) \
         bash -c "$(declare -f others await_tasks copy bring remove keep_node leave_node)"'; keep_node')
     keeper=$!
