@@ -83,13 +83,6 @@ impl Ahead {
                 std::mem::replace(&mut state.ranges, plan.ranges().to_vec()).len()
             };
             assemble::copy(&plan, done, output)?;
-            let copied = plan.ranges().get(done..).unwrap_or_default();
-            for range in copied
-                .chunk_by(|a, b| a.pack == b.pack)
-                .filter_map(<[_]>::first)
-            {
-                forget(plan.file(range));
-            }
         }
         Ok(())
     }
@@ -118,13 +111,6 @@ impl Ahead {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         None
-    }
-}
-
-/// Lets the kernel use the memory that holds a copied pack for what is packed next: nobody reads the pack again now.
-fn forget(file: Option<&File>) {
-    if let Some(file) = file {
-        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     }
 }
 
