@@ -9,15 +9,16 @@ use carrack::squashfs::read::{Content, Image, Options};
 use std::process::Command;
 
 /// Path, what is repeated in it, and how much of its start is stored raw.
-const FILES: [(&str, &str, usize); 5] = [
-    ("lib64/ld-linux-x86-64.so.2", "{newer*300000}", 1 << 20),
+const FILES: [(&str, &str, usize); 6] = [
+    ("lib64/ld-linux-x86-64.so.2", "{newer*500000}", 2 << 20),
     (
         "lib/x86_64-linux-gnu/libc.so.6",
         "{libc\\sand\\smore*200000}",
-        1 << 20,
+        2 << 20,
     ),
     ("bin/sh", "{shell*60000}", 128 << 10),
     ("bin/dash", "small", 5),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh", 29),
     ("opt/bin/sh", "{cold*60000}", 0),
 ];
 

@@ -44,7 +44,7 @@ impl Parameters {
             zstd::zstd_safe::version_number(),
             self.block_size >> 10,
             self.level,
-            if self.hot_raw { "-hot" } else { "" }
+            if self.hot_raw { "-hot2" } else { "" }
         )
     }
 }

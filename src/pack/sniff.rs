@@ -138,22 +138,24 @@ fn is_version(text: &[u8]) -> bool {
         && patch.iter().skip(digits).all(u8::is_ascii_alphanumeric)
 }
 
-/// How much of a file's start is stored uncompressed because every process start reads it: the dynamic loader, libc and
-/// the shells. That costs a start no decompression, and the image some 700 KB, whatever its size.
+/// How much of a file's start is stored uncompressed because every start reads it: the dynamic loader, libc and the shells,
+/// and the small files that a capsule shows with more lines. That costs a start no decompression, and the image about a
+/// megabyte, whatever its size.
 pub fn hot_length(path: &[u8]) -> u64 {
     let name = base(path);
     let starts = |prefix: &[u8]| name.starts_with(prefix);
     let directory = path.strip_suffix(name).unwrap_or_default();
     let in_bin = [&b"bin/"[..], b"usr/bin/"].contains(&directory);
     let shells: [&[u8]; 5] = [b"true", b"sh", b"dash", b"bash", b"busybox"];
+    let lists: [&[u8]; 3] = [b"etc/passwd", b"etc/group", b"etc/ld.so.cache"];
     if starts(b"ld-linux")
         || starts(b"ld-musl")
         || (starts(b"ld-2.") && name.ends_with(b".so"))
         || name == b"libc.so.6"
         || (starts(b"libc-2.") && name.ends_with(b".so"))
     {
-        1 << 20
-    } else if in_bin && shells.contains(&name) {
+        2 << 20
+    } else if (in_bin && shells.contains(&name)) || lists.contains(&path) {
         128 << 10
     } else {
         0
@@ -183,10 +185,12 @@ mod tests {
     #[test]
     fn hot_files() {
         for (path, hot) in [
-            ("lib64/ld-linux-x86-64.so.2", 1 << 20),
-            ("usr/lib/x86_64-linux-gnu/libc.so.6", 1 << 20),
-            ("lib/x86_64-linux-gnu/libc-2.31.so", 1 << 20),
-            ("lib/ld-musl-x86_64.so.1", 1 << 20),
+            ("lib64/ld-linux-x86-64.so.2", 2 << 20),
+            ("usr/lib/x86_64-linux-gnu/libc.so.6", 2 << 20),
+            ("lib/x86_64-linux-gnu/libc-2.31.so", 2 << 20),
+            ("lib/ld-musl-x86_64.so.1", 2 << 20),
+            ("etc/passwd", 128 << 10),
+            ("opt/etc/passwd", 0),
             ("usr/bin/dash", 128 << 10),
             ("bin/sh", 128 << 10),
             ("opt/app/bin/sh", 0),

@@ -231,11 +231,13 @@ impl Image {
         if size == 0 || size > block_size || word & !(DATA_SIZE_MASK | DATA_UNCOMPRESSED) != 0 {
             return Err(broken("has an impossible size"));
         }
-        if buffer.len() < block_size {
-            buffer = vec![0; block_size];
+        let raw = word & DATA_UNCOMPRESSED != 0;
+        let room = if raw { size } else { block_size };
+        if buffer.len() < room {
+            buffer = vec![0; room];
             memory::get_pages(&mut buffer);
         }
-        if word & DATA_UNCOMPRESSED != 0 {
+        if raw {
             let into = buffer.get_mut(..size).unwrap_or_default();
             self.stored(start, into)?;
             self.check_block(start, into)?;
