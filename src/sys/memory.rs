@@ -7,7 +7,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Pages that are never used cost nothing.
 const SIZE: usize = 512 << 10;
@@ -17,6 +17,9 @@ const LARGE: usize = 32 << 10;
 const PAGE: usize = 4096;
 /// What every launch uses.
 const AT_ONCE: usize = 128 << 10;
+
+/// The allocator of this program, if it is this one.
+static IN_USE: AtomicPtr<Memory> = AtomicPtr::new(std::ptr::null_mut());
 
 pub struct Memory {
     first: First,
@@ -38,7 +41,8 @@ impl Memory {
     }
 
     /// Gets the first pages now. To be called at the start.
-    pub fn get_pages(&self) {
+    pub fn get_pages(&'static self) {
+        IN_USE.store(std::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
         populate(self.start(), AT_ONCE);
     }
 
@@ -86,6 +90,15 @@ impl Memory {
                     Ordering::Relaxed,
                 )
                 .is_ok()
+    }
+}
+
+/// After a fork: makes the pages that are shared with the parent this process's own, before it has threads. Once it has,
+/// each first write to one of them interrupts every processor that runs a thread, which takes twenty times as long.
+pub fn get_own_pages() {
+    // SAFETY: only `get_pages` stores a pointer there, to a static.
+    if let Some(memory) = unsafe { IN_USE.load(Ordering::Relaxed).as_ref() } {
+        populate(memory.start(), AT_ONCE);
     }
 }
 

@@ -5,6 +5,7 @@ use super::fd::{self, last_errno};
 use super::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuSet};
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,38 +48,71 @@ fn reap(child: libc::pid_t) -> Result<()> {
     }
 }
 
-/// Runs `run` in a process of its own session that is nobody's child, and returns here at once. It has copies of `keep`,
-/// which it gets in the same order, `/dev/null` as standard files, and no other descriptor: `run` must not use any that it
-/// captured. The process ends when `run` returns or panics.
-pub fn detach(keep: &[BorrowedFd<'_>], run: impl FnOnce(Vec<OwnedFd>)) -> Result<Detached> {
-    // SAFETY: the process has one thread (the callers' contract: nothing starts threads before the command is executed),
-    // so the child may go on as any program would.
-    match unsafe { libc::fork() } {
+/// What the process in between needs, in the memory of the one that waits for it.
+struct Between<'a, Run> {
+    keep: &'a [BorrowedFd<'a>],
+    run: Option<Run>,
+}
+
+/// Room for what the process in between calls. What it starts goes on below, where it finds the rest of the stack.
+const BETWEEN_STACK: usize = 16 << 10;
+
+#[repr(align(64))]
+struct Stack([MaybeUninit<u8>; BETWEEN_STACK]);
+
+/// Runs `run` in a process of its own session that is nobody's child, and returns here as soon as that exists. It has copies
+/// of `keep`, which it gets in the same order, `/dev/null` as standard files, and no other descriptor: `run` must not use any
+/// that it captured. The process ends when `run` returns or panics.
+///
+/// The process in between has no memory of its own, so there is one copy of the page tables to make and not two, and it does
+/// not wait for a processor while this one goes on: whoever needs the new process soon does not wait for its parent.
+pub fn detach<Run: FnOnce(Vec<OwnedFd>)>(keep: &[BorrowedFd<'_>], run: Run) -> Result<Detached> {
+    let mut between = Between {
+        keep,
+        run: Some(run),
+    };
+    let mut stack = Stack([MaybeUninit::uninit(); BETWEEN_STACK]);
+    // SAFETY: the pointer to one past the end of an array is allowed.
+    let top = unsafe { stack.0.as_mut_ptr().add(BETWEEN_STACK) };
+    // SAFETY: this process has one thread (the callers' contract: nothing starts threads before the command is executed),
+    // which stands still until the new one has ended, so `between` and the stack are its own until then.
+    let child = unsafe {
+        libc::clone(
+            start_between::<Run>,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut between).cast(),
+        )
+    };
+    match child {
         -1 => Err(last_errno()),
-        0 => {
-            // SAFETY: setsid has no preconditions; fork as above.
-            let second = unsafe {
-                libc::setsid();
-                libc::fork()
-            };
-            match second {
-                0 => {
-                    let body = || {
-                        // SAFETY: this child ends by `_exit` below, and `run` keeps to its contract.
-                        if let Ok(kept) = unsafe { fd::close_all_but(keep) } {
-                            run(kept);
-                        }
-                    };
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-                    // SAFETY: ends the process without running the parent's exit handlers a second time.
-                    unsafe { libc::_exit(0) }
-                }
-                // SAFETY: as above.
-                child => unsafe { libc::_exit((child == -1).into()) },
-            }
-        }
         child => Ok(Detached(child)),
     }
+}
+
+/// Starts the process that is let go; the answer is the exit status.
+extern "C" fn start_between<Run: FnOnce(Vec<OwnedFd>)>(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: setsid has no preconditions; the only thread of the memory that is copied is this one.
+    let child = unsafe {
+        libc::setsid();
+        libc::fork()
+    };
+    if child != 0 {
+        return (child == -1).into();
+    }
+    // SAFETY: it is the pointer that `detach` gave, to what nobody else uses in this copy of the memory.
+    let between = unsafe { &mut *argument.cast::<Between<'_, Run>>() };
+    let body = || {
+        // SAFETY: this process ends by `_exit` below, and `run` keeps to its contract.
+        let kept = unsafe { fd::close_all_but(between.keep) };
+        if let (Ok(kept), Some(run)) = (kept, between.run.take()) {
+            super::memory::get_own_pages();
+            run(kept);
+        }
+    };
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    // SAFETY: ends the process without running exit handlers, which are the parent's.
+    unsafe { libc::_exit(0) }
 }
 
 /// The process can never gain privileges by executing something.
@@ -173,6 +207,38 @@ pub fn use_all_processors() {
     }
     // The kernel cuts the set down to what the cgroup allows. On failure the inherited set is only slower.
     let _ = rustix::thread::sched_setaffinity(None, &all);
+}
+
+/// How many processors the calling thread may use; at least 2, because one may be unknown.
+pub fn processors() -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    allowed.map_or(2, |allowed| allowed.count() as usize).max(2)
+}
+
+/// Binds the calling thread to one processor; false where the cgroup does not allow that one.
+pub fn use_processor(number: usize) -> bool {
+    let mut one = CpuSet::new();
+    if number >= CpuSet::MAX_CPU {
+        return false;
+    }
+    one.set(number);
+    rustix::thread::sched_setaffinity(None, &one).is_ok()
+}
+
+/// Keeps the calling thread off one processor, where it may use others.
+pub fn leave_processor(number: usize) {
+    if let Ok(mut allowed) = rustix::thread::sched_getaffinity(None)
+        && number < CpuSet::MAX_CPU
+    {
+        allowed.unset(number);
+        // An empty set is refused.
+        let _ = rustix::thread::sched_setaffinity(None, &allowed);
+    }
+}
+
+/// The processor that this thread runs on at this moment.
+pub fn processor() -> usize {
+    rustix::thread::sched_getcpu()
 }
 
 /// Limits that a user set for the command must not end a helper in the middle.
