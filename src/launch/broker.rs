@@ -13,7 +13,6 @@ mod watched;
 
 use super::capsule::rendezvous::{Description, Rendezvous};
 use super::capsule::scope::prefix_of;
-use super::serve_image::Image;
 use super::step::{Identity, Image as ImageStep};
 use crate::sys::namespace::{self, Kind};
 use crate::sys::{Errno, process, socket};
@@ -24,7 +23,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use watched::Watched;
 
-/// First bytes of the messages. From the maker: the FUSE device, the finished capsule. To the maker: the image is the right
+/// First bytes of the messages. From the maker: the finished capsule; and to the server, the FUSE device. To the maker: the image is the right
 /// one, done, failed (with the text). From a joiner: its place in the step, or none. To a joiner: the namespaces, or that there is no capsule any more.
 pub const DEVICE: u8 = b'D';
 pub const MADE: u8 = b'M';
@@ -56,6 +55,8 @@ pub struct Setup<'a> {
     /// The maker's place among them.
     pub rank: Option<u32>,
     pub maker: u32,
+    /// The processor that the maker is on.
+    pub processor: usize,
     /// The number of the step that this process dies with.
     pub step: Option<u32>,
     /// The process whose end is the end of the step.
@@ -78,18 +79,22 @@ pub struct Entry<'a> {
     pub name: &'a str,
 }
 
-/// Runs the broker to its end. `fds`: the socket to the maker, then the image file if there is one to serve, then the
-/// rendezvous directory if there is one, then the socket of the step's end if there is one.
+/// Runs the broker to its end. `fds`: the socket to the maker, then the image file and the socket that the device comes
+/// through if there is an image to serve, then the rendezvous directory if there is one, then the socket of the step's end
+/// if there is one.
 pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
     process::ignore_signals();
     process::use_all_processors();
+    let threads = process::processors();
+    // The maker goes on there.
+    process::leave_processor(setup.processor);
     process::raise_limits();
     process::set_name(c"carrack-image");
     let _ = rustix::process::chdir("/");
     let mut fds = fds.into_iter();
     let Some(maker) = fds.next() else { return };
     let served = match setup.image {
-        ImageStep::Squashfs { .. } => fds.next().map(File::from),
+        ImageStep::Squashfs { .. } => fds.next().map(File::from).zip(fds.next()),
         ImageStep::Directory { .. } => None,
     };
     let rendezvous = setup.entry.and_then(|entry| {
@@ -99,18 +104,25 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
         ))
     });
     let step_end = setup.step_end.then(|| fds.next()).flatten();
-    let open = |file| opening::open(setup.image, file, &maker);
-    let (image, checked) = match served.map(open).transpose() {
-        Ok(found) => found.unzip(),
-        Err(error) => return tell(&maker, FAILED, &error.to_string()),
+    let started = match served {
+        Some((file, door)) => match opening::start(setup, file, door, &maker, threads) {
+            Ok(started) => Some(started),
+            Err(error) => return tell(&maker, FAILED, &error.to_string()),
+        },
+        None => None,
+    };
+    // The threads stay where they are.
+    process::use_all_processors();
+    let (served, log, checked) = match started {
+        Some(server) => (Some(server.ended), Some(server.log), Some(server.checked)),
+        None => (None, None, None),
     };
     let mut broker = Broker {
         setup,
         maker: Some(maker),
-        image,
         checked,
-        served: None,
-        log: None,
+        served,
+        log,
         rendezvous,
         step_end,
         step_over: None,
@@ -134,7 +146,7 @@ fn tell(maker: &OwnedFd, kind: u8, text: &str) {
 
 /// The namespaces of the finished capsule.
 struct Capsule {
-    /// Held only while tasks are still to come.
+    /// Held while tasks are still to come, or a known one lives.
     held: Option<Vec<OwnedFd>>,
     user: namespace::Identity,
     mount: namespace::Identity,
@@ -158,7 +170,6 @@ enum Source {
 struct Broker<'a> {
     setup: &'a Setup<'a>,
     maker: Option<OwnedFd>,
-    image: Option<Image>,
     /// Says how the check of the image ended.
     checked: Option<OwnedFd>,
     /// Becomes readable when the server has ended.
@@ -238,7 +249,8 @@ impl Broker<'_> {
         .collect();
         let mut watched: Vec<(Source, &Watched)> = Vec::new();
         watched.extend(self.guardian.iter().map(|g| (Source::Guardian, g)));
-        if self.watches_members() {
+        let held = (self.capsule.as_ref()).is_some_and(|capsule| capsule.held.is_some());
+        if held || self.lives_by_members() {
             let members = self.members.iter().enumerate();
             watched.extend(members.map(|(index, m)| (Source::Member(index), m)));
         }
@@ -263,7 +275,7 @@ impl Broker<'_> {
     }
 
     /// Whether the life of the capsule cannot be seen from the image's mount: there is none, or copies of it live on.
-    fn watches_members(&self) -> bool {
+    fn lives_by_members(&self) -> bool {
         self.setup.private_copies
             || self.setup.kept
             || matches!(self.setup.image, ImageStep::Directory { .. })
@@ -275,10 +287,6 @@ impl Broker<'_> {
         };
         let (bytes, fds) = socket::receive(maker, MAX_MESSAGE).unwrap_or_default();
         match (bytes.first(), fds.len()) {
-            (Some(&DEVICE), 1) => fds
-                .into_iter()
-                .next()
-                .is_some_and(|device| self.start_server(device)),
             (Some(&MADE), 2 | 3) => self.open_house(fds),
             _ => {
                 // The maker has executed its command or died. Half a capsule is none.
@@ -291,31 +299,6 @@ impl Broker<'_> {
     fn image_is_right(&mut self) -> bool {
         let word = |checked: OwnedFd| rustix::io::read(&checked, &mut [0; 1]);
         self.checked.take().map(word) == Some(Ok(1))
-    }
-
-    fn start_server(&mut self, device: OwnedFd) -> bool {
-        let (Some(image), Ok((ended, ends)), Ok((log, logs))) = (
-            self.image.take(),
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC),
-            rustix::pipe::pipe_with(
-                rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
-            ),
-        ) else {
-            return false;
-        };
-        self.served = Some(ended);
-        self.log = Some(log);
-        let owner = (
-            self.setup.identity.inside_uid,
-            self.setup.identity.inside_gid,
-        );
-        let started = std::thread::Builder::new()
-            .name("carrack-fuse".into())
-            .spawn(move || {
-                image.serve(device, owner, File::from(logs));
-                drop(ends);
-            });
-        started.is_ok()
     }
 
     /// The capsule is complete: others may come.
@@ -463,7 +446,7 @@ impl Broker<'_> {
             Some(tasks) if tasks > 1 => self.seen.len() >= tasks as usize,
             _ => true,
         };
-        let deserted = self.watches_members() && self.deserted();
+        let deserted = self.lives_by_members() && self.deserted();
         // Whoever is left will be killed at once. Another step may want a kept root: only when nobody can write to it.
         if self.step_over.is_some() && (deserted || !self.setup.kept) {
             return false;
@@ -471,7 +454,9 @@ impl Broker<'_> {
         let Some(capsule) = &mut self.capsule else {
             return true;
         };
-        let may_go = all_came && !self.setup.hold;
+        // A task would wait for the end of the mounts before its own is seen, and its parent with it.
+        let spared = |member: &Watched| member.end.is_some() && !member.ended;
+        let may_go = all_came && !self.setup.hold && !self.members.iter().any(spared);
         if (may_go && (!self.setup.private_copies || deserted)) || step_ended {
             capsule.held = None;
         }

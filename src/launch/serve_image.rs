@@ -7,6 +7,17 @@ use crate::record;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+/// How an image is served.
+pub struct Serving {
+    /// Shown for everything, as the inside numbers them.
+    pub owner: (u32, u32),
+    pub threads: usize,
+    /// The processor of the maker.
+    pub beside: Option<usize>,
+    /// Gets what is to be said of a broken image.
+    pub log: File,
+}
+
 #[cfg(feature = "squashfs")]
 mod with_squashfs {
     use super::*;
@@ -53,19 +64,21 @@ mod with_squashfs {
         }
 
         /// Returns when the device is unmounted.
-        pub fn serve(self, device: OwnedFd, owner: (u32, u32), log: File) {
+        pub fn serve(self, device: OwnedFd, serving: Serving) {
             // The process ends with it. To give back the memory before would only take time, in which the last process
             // of the capsule cannot end.
             std::mem::forget(Arc::clone(&self.image));
             let options = fuse::ServeOptions {
-                owner: Some(owner),
-                log: log.try_clone().ok(),
+                owner: Some(serving.owner),
+                threads: serving.threads,
+                log: serving.log.try_clone().ok(),
                 hot: Some(self.hot),
+                beside: serving.beside,
                 ..Default::default()
             };
             if let Err(error) = fuse::serve(device, self.image, options) {
                 use std::io::Write;
-                let _ = write!(&log, "{error}");
+                let _ = write!(&serving.log, "{error}");
             }
         }
     }
@@ -109,7 +122,7 @@ impl Image {
         ))
     }
 
-    pub fn serve(self, _: OwnedFd, _: (u32, u32), _: File) {}
+    pub fn serve(self, _: OwnedFd, _: Serving) {}
 }
 
 #[cfg(not(feature = "squashfs"))]

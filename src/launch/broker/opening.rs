@@ -1,14 +1,69 @@
-//! A broker's image: opened at once, checked and made ready by a thread beside.
+//! A broker's image: opened at once, checked and made ready by a thread beside, served by one that waits for the device.
 
-use super::{CHECKED, FAILED, tell};
+use super::{CHECKED, DEVICE, FAILED, Setup, tell};
 use crate::error::{Context, Error, Result};
-use crate::launch::serve_image::{Image, Preparation};
+use crate::launch::serve_image::{Image, Preparation, Serving};
 use crate::launch::step::Image as ImageStep;
+use crate::sys::{process, socket};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::thread::Builder;
 
-/// The image, and a pipe that says how its check ended: nothing is said of one that is not the right one.
-pub fn open(step: &ImageStep, file: File, maker: &OwnedFd) -> Result<(Image, OwnedFd)> {
+/// What the broker hears of its server.
+pub struct Server {
+    /// Becomes readable when the server has ended.
+    pub ended: OwnedFd,
+    /// What is to be said of a broken image.
+    pub log: OwnedFd,
+    /// Says how the check of the image ended.
+    pub checked: OwnedFd,
+}
+
+/// Opens the image, makes a thread that serves it with at most `threads` others as soon as a device comes through the
+/// door, and one that checks it.
+pub fn start(
+    setup: &Setup<'_>,
+    file: File,
+    door: OwnedFd,
+    maker: &OwnedFd,
+    threads: usize,
+) -> Result<Server> {
+    let what = || "cannot start the threads that serve the image";
+    let (image, preparation) = open(setup.image, file)?;
+    let (ended, ends) = pipe_with(PipeFlags::CLOEXEC).or_say(what)?;
+    let (log, logs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).or_say(what)?;
+    let owner = (setup.identity.inside_uid, setup.identity.inside_gid);
+    let processor = setup.processor;
+    let serve = move || {
+        // Now, while nobody waits for it.
+        let serving = Serving {
+            owner,
+            threads,
+            beside: process::use_processor(processor).then_some(processor),
+            log: File::from(logs),
+        };
+        if let Some(device) = receive_device(&door) {
+            image.serve(device, serving);
+        }
+        drop(ends);
+    };
+    let name = "carrack-fuse".into();
+    Builder::new().name(name).spawn(serve).or_say(what)?;
+    Ok(Server {
+        ended,
+        log,
+        checked: prepare(preparation, maker)?,
+    })
+}
+
+/// The device of the image that was just mounted; `None` when the maker has given up.
+fn receive_device(door: &OwnedFd) -> Option<OwnedFd> {
+    let (bytes, fds) = socket::receive(door, 1).ok()?;
+    (bytes.first() == Some(&DEVICE)).then(|| fds.into_iter().next())?
+}
+
+fn open(step: &ImageStep, file: File) -> Result<(Image, Preparation)> {
     let ImageStep::Squashfs {
         offset,
         check,
@@ -19,17 +74,16 @@ pub fn open(step: &ImageStep, file: File, maker: &OwnedFd) -> Result<(Image, Own
         return Err(Error::new("not a squashfs"));
     };
     let check = check.as_ref().map(|check| &check.0);
-    let (image, preparation) = Image::open(file, *offset, name, check)?;
-    Ok((image, prepare(preparation, maker)?))
+    Image::open(file, *offset, name, check)
 }
 
-/// Checks while the capsule is made. The maker hears the result before it lets anything run.
+/// Checks while the capsule is made. The maker hears the result before it lets anything run; the pipe says how the check
+/// ended: nothing is said of an image that is not the right one.
 fn prepare(mut preparation: Preparation, maker: &OwnedFd) -> Result<OwnedFd> {
     let what = || "cannot check the image";
-    let (checked, check) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_say(what)?;
+    let (checked, check) = pipe_with(PipeFlags::CLOEXEC).or_say(what)?;
     let maker = maker.try_clone().or_say(what)?;
-    std::thread::Builder::new()
+    Builder::new()
         .name("carrack-ready".into())
         .spawn(move || match preparation.check() {
             Ok(()) => {

@@ -232,14 +232,16 @@ fn fill(
     plan: &Plan,
     image: &Image,
     host: &Host<'_>,
-    broker: Option<&OwnedFd>,
+    broker: Option<&Ends>,
     meet: bool,
 ) -> std::result::Result<(), Refused> {
+    let door = broker.and_then(|ends| ends.server.as_ref());
     root::prepare(&plan.steps)?;
     let account = (host.account)();
     make_namespaces(plan)?;
-    let mut serve = |device: OwnedFd| match broker {
-        Some(broker) => socket::send(broker, &[broker::DEVICE], &[device.as_fd()]),
+    let broker = broker.map(|ends| &ends.broker);
+    let mut serve = |device: OwnedFd| match door {
+        Some(door) => socket::send(door, &[broker::DEVICE], &[device.as_fd()]),
         None => Ok(()),
     };
     let mut ground = root::Ground {
@@ -258,8 +260,8 @@ fn fill(
         hear(broker, broker::CHECKED)?;
     }
     match broker {
-        Some(broker) if meet => Ok(hand_over(broker, plan)?),
-        _ => Ok(()),
+        Some(broker) => Ok(hand_over(broker, plan, meet)?),
+        None => Ok(()),
     }
 }
 
@@ -315,14 +317,23 @@ fn not_started() -> &'static str {
     "cannot start the process that serves the image"
 }
 
+/// What this process says to the one beside the capsule.
+struct Ends {
+    broker: OwnedFd,
+    /// To the thread that waits for the device; none where no image is served.
+    server: Option<OwnedFd>,
+}
+
 /// Forks the process that serves the image and lets others in, before this one leaves the host's namespaces.
 fn start_broker(
     plan: &Plan,
     image: &Image,
     [file, step_end, kept]: [&Option<OwnedFd>; 3],
     meeting: Option<&Meeting<'_>>,
-) -> Result<(OwnedFd, process::Detached)> {
-    let (ours, theirs) = socket::pair().or_say(|| "cannot make a socket")?;
+) -> Result<(Ends, process::Detached)> {
+    let pair = || socket::pair().or_say(|| "cannot make a socket");
+    let (broker, theirs) = pair()?;
+    let (server, door) = file.is_some().then(pair).transpose()?.unzip();
     let setup = Setup {
         image,
         identity: plan.identity,
@@ -333,6 +344,7 @@ fn start_broker(
         tasks: plan.tasks_on_node,
         rank: meeting.and_then(|meeting| meeting.rank),
         maker: std::process::id(),
+        processor: process::processor(),
         step: scope::step(|name| std::env::var(name).ok()),
         guardian: meeting.and_then(|_| scope::guardian()),
         private_copies: !plan.task_steps.is_empty(),
@@ -342,13 +354,13 @@ fn start_broker(
         kept: kept.is_some(),
     };
     let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
-    keep.extend(file.iter().map(|file| file.as_fd()));
+    keep.extend(file.iter().chain(&door).map(|fd| fd.as_fd()));
     keep.extend(meeting.map(|meeting| meeting.rendezvous.fd()));
     keep.extend(step_end.iter().map(|end| end.as_fd()));
     // Last, because the broker only holds it.
     keep.extend(kept.iter().map(|kept| kept.as_fd()));
     let started = process::detach(&keep, |fds| broker::run(&setup, fds)).or_say(not_started)?;
-    Ok((ours, started))
+    Ok((Ends { broker, server }, started))
 }
 
 fn make_namespaces(plan: &Plan) -> Result<()> {
@@ -369,8 +381,8 @@ fn make_namespaces(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Gives the namespaces to the broker and waits until others can come.
-fn hand_over(broker: &OwnedFd, plan: &Plan) -> Result<()> {
+/// Gives the namespaces to the broker and waits until others can come, where any will.
+fn hand_over(broker: &OwnedFd, plan: &Plan, meet: bool) -> Result<()> {
     let mut kinds = vec![Kind::User, Kind::Mount];
     if plan.network == Network::None {
         kinds.push(Kind::Network);
@@ -386,7 +398,10 @@ fn hand_over(broker: &OwnedFd, plan: &Plan) -> Result<()> {
         let ended = || Error::new("the process that serves the image has ended early");
         return Err(complaint(broker).unwrap_or_else(ended));
     }
-    hear(broker, broker::ACCEPTED)
+    match meet {
+        true => hear(broker, broker::ACCEPTED),
+        false => Ok(()),
+    }
 }
 
 fn last_word(broker: &OwnedFd, image: &Image) -> Option<Error> {

@@ -38,8 +38,8 @@ struct File {
     node: u64,
     inode: Inode,
     length: u64,
-    /// How much of it is in the cache.
-    warm: u64,
+    /// How much of it, from its beginning on, is not in the cache.
+    cold: u64,
     /// The kernel has heard of it.
     known: bool,
 }
@@ -93,8 +93,8 @@ impl Hot {
             .map(|inode| File {
                 node: super::answer::node_id(image, inode.reference),
                 length: inode.size().min(MOST),
+                cold: inode.size().min(MOST),
                 inode,
-                warm: 0,
                 known: false,
             })
             .filter(|file| file.length > 0)
@@ -145,10 +145,10 @@ impl Hot {
             if let Some(index) = files.iter().position(|file| file.known) {
                 return Some(Task::HandOver(files.swap_remove(index)));
             }
-            if let Some(file) = files.iter_mut().find(|file| file.warm < file.length) {
-                let at = file.warm;
-                file.warm += PART;
-                return Some(Task::Warm(file.inode.clone(), at));
+            // From the end: what begins a file is stored as it is, and costs little when it is asked for.
+            if let Some(file) = files.iter_mut().find(|file| file.cold > 0) {
+                file.cold = (file.cold - 1) / PART * PART;
+                return Some(Task::Warm(file.inode.clone(), file.cold));
             }
             files = self
                 .changed

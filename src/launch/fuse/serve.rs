@@ -11,14 +11,16 @@ use super::hot::Hot;
 use super::protocol::{Reply, Request, opcode};
 use crate::error::{Context, Error, Result};
 use crate::squashfs::read::{Image, Work};
+use crate::sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 
 /// The kernel demands 8 KiB; more lets it forget many nodes in one message.
@@ -32,6 +34,11 @@ const THREADS_MAX: usize = 32;
 /// Holes are sent from here.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+thread_local! {
+    /// Others that read the image have no requests behind them.
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
 /// How to serve.
 #[derive(Default)]
 pub struct ServeOptions {
@@ -44,6 +51,8 @@ pub struct ServeOptions {
     pub log: Option<File>,
     /// Files that somebody hands to the kernel once it has heard of them.
     pub hot: Option<Arc<Hot>>,
+    /// The processor of the process that asks first: it gets its answers there.
+    pub beside: Option<usize>,
     /// Flags of INIT to ignore although the kernel offers them; for tests of older kernels.
     pub without: u32,
 }
@@ -59,15 +68,44 @@ struct Crew {
     ended: bool,
 }
 
+/// Whoever waits for an answer leaves its processor to the one who gives it. On another processor both must be woken up for
+/// each request, which takes several times as long as most answers. That is so for a process that is being started: it asks
+/// one thing after the other. It ends when there are two questions at a time, or when the start is over.
+struct Beside {
+    processor: Option<usize>,
+    /// Answered so far.
+    requests: AtomicU32,
+}
+
+impl Beside {
+    /// A start of python with numpy asks about as often.
+    const START: u32 = 512;
+
+    /// Binds the calling thread; false when it need not be, or cannot.
+    fn stay(&self) -> bool {
+        let starting = self.requests.load(Ordering::Relaxed) < Beside::START;
+        starting && self.processor.is_some_and(process::use_processor)
+    }
+
+    /// Counts a request.
+    fn is_over(&self) -> bool {
+        self.requests.fetch_add(1, Ordering::Relaxed) >= Beside::START
+    }
+
+    fn end(&self) {
+        self.requests.fetch_max(Beside::START, Ordering::Relaxed);
+    }
+}
+
 struct Server {
     device: OwnedFd,
     answerer: Answerer,
     hot: Option<Arc<Hot>>,
     log: Option<File>,
     messages: AtomicU32,
-    /// As asked for; 0 is by processors.
+    /// The most.
     threads: usize,
-    limit: OnceLock<usize>,
+    beside: Beside,
     crew: Mutex<Crew>,
     call: Condvar,
 }
@@ -83,8 +121,14 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Resul
         answerer: Answerer::new(Arc::clone(&image), options.owner, !options.without),
         log: options.log,
         messages: AtomicU32::new(0),
-        threads: options.threads,
-        limit: OnceLock::new(),
+        threads: match options.threads {
+            0 => process::processors().min(THREADS_MAX),
+            threads => threads.min(THREADS_MAX),
+        },
+        beside: Beside {
+            processor: options.beside,
+            requests: AtomicU32::new(0),
+        },
         crew: Mutex::new(Crew {
             all: 1,
             ..Crew::default()
@@ -95,7 +139,8 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Resul
     // What takes milliseconds to decompress is like waiting.
     let quick = image.compressor().is_quick();
     image.before_work(Box::new(move |work| {
-        if let Some(server) = weak.upgrade()
+        if SERVES.get()
+            && let Some(server) = weak.upgrade()
             && (work == Work::Storage || !quick || server.more_requests())
         {
             server.somebody_listens();
@@ -124,9 +169,15 @@ impl Server {
     fn work(self: &Arc<Self>) -> Result<()> {
         let mut buffer = vec![0; REQUEST_MAX];
         let mut workspace = Workspace::default();
+        let mut bound = self.beside.stay();
+        SERVES.set(true);
         while self.my_turn() {
             let read = rustix::io::read(&self.device, buffer.as_mut_slice());
             self.crew().listening -= 1;
+            if bound && self.beside.is_over() {
+                process::use_all_processors();
+                bound = false;
+            }
             let length = match read {
                 Ok(length) => length,
                 // ENOENT: the request was taken back meanwhile.
@@ -189,19 +240,14 @@ impl Server {
         !crew.ended
     }
 
-    /// Found out when the first request wants a second thread: the start of a server is on the path of every launch.
-    fn limit(&self) -> usize {
-        *self.limit.get_or_init(|| match self.threads {
-            0 => rustix::thread::sched_getaffinity(None)
-                .map_or(2, |processors| processors.count() as usize)
-                .clamp(2, THREADS_MAX),
-            threads => threads,
-        })
-    }
-
     fn more_requests(&self) -> bool {
         let mut poll = [PollFd::new(&self.device, PollFlags::IN)];
-        rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let more = rustix::event::poll(&mut poll, Some(&Timespec::default()));
+        let more = more.is_ok_and(|ready| ready > 0);
+        if more {
+            self.beside.end();
+        }
+        more
     }
 
     /// Calls or makes a thread if none listens and none was called to.
@@ -215,7 +261,7 @@ impl Server {
             self.call.notify_one();
             return;
         }
-        if crew.all >= self.limit() {
+        if crew.all >= self.threads {
             return;
         }
         crew.all += 1;

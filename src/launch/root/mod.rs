@@ -32,6 +32,22 @@ const STAGES: [&str; 6] = ["/tmp", "/dev/shm", "/var/tmp", "/run", "/mnt", "/usr
 const CHANGES: &str = "changes";
 const WORK: &str = "work";
 const MAX_IMAGE_FILE: usize = 1 << 20;
+/// What nearly every command reads first, by the names that it will ask for.
+const READ_FIRST: &[&str] = if cfg!(target_arch = "x86_64") {
+    &[
+        "/lib64/ld-linux-x86-64.so.2",
+        "/lib/x86_64-linux-gnu/libc.so.6",
+        "/lib64/libc.so.6",
+    ]
+} else if cfg!(target_arch = "aarch64") {
+    &[
+        "/lib/ld-linux-aarch64.so.1",
+        "/lib/aarch64-linux-gnu/libc.so.6",
+        "/lib64/libc.so.6",
+    ]
+} else {
+    &[]
+};
 
 /// What a step failed with, before it is put in words.
 #[derive(Debug)]
@@ -165,6 +181,8 @@ struct Staging {
     root: Option<OwnedFd>,
     /// The root accepts new files.
     writable: bool,
+    /// A server has something to do while this process waits.
+    ahead: bool,
     parts: u32,
 }
 
@@ -179,6 +197,7 @@ impl Staging {
             likes: BTreeMap::new(),
             root: None,
             writable: false,
+            ahead: false,
             parts: 0,
         };
         for (number, step) in steps.iter().enumerate() {
@@ -311,7 +330,10 @@ impl Staging {
                 at,
                 content,
                 target,
-            } => self.file(at, content, *target, ground),
+            } => {
+                self.look_ahead()?;
+                self.file(at, content, *target, ground)
+            }
             Step::LeaveOut(paths) => left_out::leave_out(self.root()?, paths),
             Step::EnterRoot => Ok(mount::enter_root(self.root()?)?),
         }
@@ -334,6 +356,7 @@ impl Staging {
                 mount::fuse(&device, "/image", inside_uid, inside_gid, name)?;
                 (ground.serve)(device).map_err(fuse)?;
                 points::list("/image");
+                self.ahead = true;
             }
             Image::Directory { .. } => {
                 let (source, kind) = self.sources.remove(&number).ok_or(Errno::NOENT)?;
@@ -428,6 +451,20 @@ impl Staging {
             }
             (Err(errno), _) => Err(Fault::new(errno, Place::Target)),
         }
+    }
+
+    /// A file's content waits until the image is checked. What the command will ask for is looked up before, so that the
+    /// server can give it to the kernel as soon as it may.
+    fn look_ahead(&mut self) -> Done {
+        if std::mem::take(&mut self.ahead) {
+            for path in READ_FIRST {
+                let found = in_root(self.root()?, path, Last::Follow);
+                if found.is_ok() && path.ends_with("libc.so.6") {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn file(
