@@ -3,15 +3,15 @@
 use crate::abi::{self, Handle, Real, SLURM_VERSION_NUMBER};
 use crate::client;
 use crate::host::{Place, Spank};
-use crate::options::Given;
+use crate::options::{Asked, Given};
 use crate::stepd;
 use crate::task::{self, Settings};
 use carrack::launch::slurm_options::slurm_options;
 use std::ffi::{c_char, c_int, c_uint};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 #[unsafe(no_mangle)]
 pub static plugin_name: [u8; 8] = *b"carrack\0";
@@ -24,6 +24,18 @@ pub static spank_plugin_version: c_uint = 1;
 
 /// The values that Slurm reported through the callback; inherited by the tasks that slurmstepd forks.
 static GIVEN: Mutex<Given> = Mutex::new(Given::new());
+
+/// What the step asks for: read before the tasks are forked, which inherit it.
+static ASKED: OnceLock<Asked> = OnceLock::new();
+
+fn asked(spank: &dyn Spank, given: &Given) -> &'static Asked {
+    ASKED.get_or_init(|| stepd::asked(spank, given))
+}
+
+/// A step that asks for nothing, for whose tasks nothing is done.
+fn bare() -> bool {
+    matches!(ASKED.get(), Some(Ok(None)))
+}
 
 /// Where the kernel mounted the image, from this process's life as root to its life as the user.
 static MOUNTED: Mutex<String> = Mutex::new(String::new());
@@ -156,7 +168,8 @@ pub extern "C" fn slurm_spank_user_init(
     _arguments: *const *const c_char,
 ) -> c_int {
     guard(handle, |spank, given| {
-        stepd::before_tasks(spank, given);
+        let asked = asked(spank, given);
+        stepd::before_tasks(spank, asked);
         Ok(())
     })
 }
@@ -168,8 +181,12 @@ pub extern "C" fn slurm_spank_task_init_privileged(
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
+    if bare() {
+        return 0;
+    }
     let code = guard(handle, |spank, given| {
-        let mounted = stepd::task_privileged(spank, given, &settings(count, arguments)?)?;
+        let asked = asked(spank, given);
+        let mounted = stepd::task_privileged(spank, asked, &settings(count, arguments)?)?;
         if let (Ok(mut place), Some(path)) = (MOUNTED.lock(), mounted) {
             *place = path;
         }
@@ -186,9 +203,13 @@ pub extern "C" fn slurm_spank_task_exit(
     arguments: *const *const c_char,
 ) -> c_int {
     static ENDED: AtomicU32 = AtomicU32::new(0);
+    if bare() {
+        return 0;
+    }
     guard(handle, |spank, given| {
         let ended = ENDED.fetch_add(1, Ordering::Relaxed) + 1;
-        stepd::task_exit(spank, given, &settings(count, arguments)?, ended)
+        let asked = asked(spank, given);
+        stepd::task_exit(spank, asked, &settings(count, arguments)?, ended)
     })
 }
 
@@ -213,10 +234,14 @@ pub extern "C" fn slurm_spank_task_init(
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
+    if bare() {
+        return 0;
+    }
     let code = guard(handle, |spank, given| {
         let mounted = MOUNTED.lock().map(|path| path.clone()).unwrap_or_default();
         let mounted = Some(mounted.as_str()).filter(|path| !path.is_empty());
-        task::init(spank, given, &settings(count, arguments)?, mounted)
+        let asked = asked(spank, given);
+        task::init(spank, asked, &settings(count, arguments)?, mounted)
     });
     end_task(code)
 }

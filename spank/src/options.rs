@@ -27,6 +27,9 @@ pub struct Container {
     pub save: Option<String>,
 }
 
+/// What a step asks for, or what is wrong with it.
+pub type Asked = Result<Option<Container>, String>;
+
 impl Container {
     /// The arguments and the image, which is the one that was fixed when the job was submitted, if one was.
     pub fn words(&self, pinned: Option<String>) -> Vec<String> {
@@ -45,10 +48,7 @@ fn variable_of(option: &SlurmOption) -> String {
 }
 
 /// Reads the options given, then the variables. `None` means that no container was asked for.
-pub fn container(
-    given: &Given,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Option<Container>, String> {
+pub fn container(given: &Given, variable: impl Fn(&str) -> Option<String>) -> Asked {
     let options = slurm_options();
     let effective = effective(&options, given, variable)?;
     let named = given

@@ -14,7 +14,12 @@ pub(crate) fn given(options: &[(&str, &str)]) -> Given {
         .collect()
 }
 
-fn read(options: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Option<Container>, String> {
+/// Without any variables.
+pub(crate) fn asking(options: &[(&str, &str)]) -> Asked {
+    container(&given(options), |_| None)
+}
+
+fn read(options: &[(&str, &str)], variables: &[(&str, &str)]) -> Asked {
     let variable = |name: &str| {
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| value.to_string())

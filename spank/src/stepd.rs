@@ -4,7 +4,7 @@
 //! May fail: before the tasks, then they end without executing anything; after them, then the user is told.
 
 use crate::host::{BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP, Place, Spank, Step};
-use crate::options::{self, Container, Given};
+use crate::options::{self, Asked, Container, Given};
 use crate::task::Settings;
 
 /// The directory in which a job's roots are kept on this node; the launcher makes one in it for each name.
@@ -12,10 +12,18 @@ pub fn directory(settings: &Settings, job: u32) -> String {
     format!("{}/{job}", settings.state)
 }
 
+/// What this step asks for. It is the same for all tasks, so slurmstepd reads it before it forks them.
+pub fn asked(spank: &dyn Spank, given: &Given) -> Asked {
+    match spank.place() {
+        Place::Stepd => options::container(given, |name| spank.variable(name)),
+        _ => Ok(None),
+    }
+}
+
 /// In slurmstepd itself, before it forks the tasks.
-pub fn before_tasks(spank: &mut dyn Spank, given: &Given) {
+pub fn before_tasks(spank: &mut dyn Spank, asked: &Asked) {
     // What is wrong with the request each task will say.
-    if let Ok(Some(_)) = container_step(spank, given) {
+    if let Ok(Some(_)) = container_step(spank, asked) {
         spank.open_step_end();
     }
 }
@@ -23,14 +31,15 @@ pub fn before_tasks(spank: &mut dyn Spank, given: &Given) {
 /// Before a task, still as root. The answer is where the kernel mounted the image, if the site lets it.
 pub fn task_privileged(
     spank: &mut dyn Spank,
-    given: &Given,
+    asked: &Asked,
     settings: &Settings,
 ) -> Result<Option<String>, String> {
-    let Some((container, step)) = container_step(spank, given)? else {
+    let Some((container, step)) = container_step(spank, asked)? else {
         return Ok(None);
     };
     let image = settings.kernel_mount.as_ref().and_then(|store| {
-        let image = crate::client::pinned(spank, &container.key).or(container.image)?;
+        let image =
+            crate::client::pinned(spank, &container.key).or_else(|| container.image.clone())?;
         Some((store.as_str(), digest_in(store, &image)?))
     });
     if container.name.is_some() || image.is_some() {
@@ -71,7 +80,7 @@ fn digest_in(store: &str, image: &str) -> Option<String> {
 /// After each task; `ended` of them have ended on this node.
 pub fn task_exit(
     spank: &mut dyn Spank,
-    given: &Given,
+    asked: &Asked,
     settings: &Settings,
     ended: u32,
 ) -> Result<(), String> {
@@ -79,9 +88,10 @@ pub fn task_exit(
     if !last {
         return Ok(());
     }
-    let saved = match container_step(spank, given) {
+    let saved = match container_step(spank, asked) {
         Ok(Some((container, step))) => save(spank, settings, container, &step),
-        other => other.map(|_| ()),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
     };
     spank.tell_step_end();
     saved
@@ -91,15 +101,15 @@ pub fn task_exit(
 fn save(
     spank: &mut dyn Spank,
     settings: &Settings,
-    container: Container,
+    container: &Container,
     step: &Step,
 ) -> Result<(), String> {
     // One file can hold one node's root: the first one's.
-    let Some(save) = container.save.filter(|_| step.node == 0) else {
+    let Some(save) = container.save.as_ref().filter(|_| step.node == 0) else {
         return Ok(());
     };
     let path = match save.starts_with('/') {
-        true => save,
+        true => save.clone(),
         false => {
             let directory = spank.variable(crate::client::DIRECTORY).ok_or(
                 "nobody knows where srun was called, so `--container-save` needs an absolute path",
@@ -111,7 +121,7 @@ fn save(
         None | Some("" | "0") => step.job.to_string(),
         Some(count) => format!("{}r{count}", step.job),
     };
-    let scope = match container.name {
+    let scope = match &container.name {
         Some(name) => format!("name={name}"),
         None => format!("{}-{}", step.step, step.node),
     };
@@ -149,7 +159,10 @@ fn sweep(spank: &mut dyn Spank, settings: &Settings, own: u32) {
 }
 
 /// What a real step asks for.
-fn container_step(spank: &dyn Spank, given: &Given) -> Result<Option<(Container, Step)>, String> {
+fn container_step<'a>(
+    spank: &dyn Spank,
+    asked: &'a Asked,
+) -> Result<Option<(&'a Container, Step)>, String> {
     let real = !matches!(
         spank.step_id(),
         None | Some(BATCH_STEP | EXTERN_STEP | INTERACTIVE_STEP)
@@ -157,7 +170,7 @@ fn container_step(spank: &dyn Spank, given: &Given) -> Result<Option<(Container,
     if spank.place() != Place::Stepd || !real {
         return Ok(None);
     }
-    let Some(container) = options::container(given, |name| spank.variable(name))? else {
+    let Some(container) = asked.as_ref().map_err(String::clone)? else {
         return Ok(None);
     };
     let step = spank
@@ -175,19 +188,19 @@ mod tests {
         Settings::parse(["launcher=/bin/sh", "state=/run/x"]).unwrap()
     }
 
-    fn given(more: &[(&str, &str)]) -> Given {
-        crate::options::tests::given(&[&[("container-image", "x")], more].concat())
+    fn asking(more: &[(&str, &str)]) -> Asked {
+        crate::options::tests::asking(&[&[("container-image", "x")], more].concat())
     }
 
     #[test]
     fn a_name_gets_a_directory_that_the_epilog_removes() {
         for (options, expected) in [
             (
-                given(&[("container-name", "a")]),
+                asking(&[("container-name", "a")]),
                 vec!["make /run/x/7 for 1000"],
             ),
-            (given(&[]), vec![]),
-            (Given::new(), vec![]),
+            (asking(&[]), vec![]),
+            (Ok(None), vec![]),
         ] {
             let mut spank = Fake::at(Place::Stepd);
             task_privileged(&mut spank, &options, &settings()).unwrap();
@@ -196,7 +209,7 @@ mod tests {
         for step in [BATCH_STEP, EXTERN_STEP] {
             let mut spank = Fake::at(Place::Stepd);
             spank.step = Some(step);
-            task_privileged(&mut spank, &given(&[("container-name", "a")]), &settings()).unwrap();
+            task_privileged(&mut spank, &asking(&[("container-name", "a")]), &settings()).unwrap();
             assert!(spank.done.is_empty());
         }
         let mut epilog = Fake::at(Place::Other);
@@ -233,7 +246,7 @@ mod tests {
         }
         let settings = Settings::parse(["kernel-mount=/site"]).unwrap();
         let mut spank = Fake::at(Place::Stepd);
-        let options = crate::options::tests::given(&[("container-image", &file)]);
+        let options = crate::options::tests::asking(&[("container-image", &file)]);
         let mounted = task_privileged(&mut spank, &options, &settings).unwrap();
         assert_eq!(mounted.as_deref(), Some("/mounted"));
         assert_eq!(
@@ -251,9 +264,9 @@ mod tests {
     #[test]
     fn only_a_step_in_a_container_has_an_end_to_tell() {
         for (step, options, expected) in [
-            (0, given(&[]), vec!["open the step's end"]),
-            (0, Given::new(), vec![]),
-            (BATCH_STEP, given(&[]), vec![]),
+            (0, asking(&[]), vec!["open the step's end"]),
+            (0, Ok(None), vec![]),
+            (BATCH_STEP, asking(&[]), vec![]),
         ] {
             let mut spank = Fake::at(Place::Stepd);
             spank.step = Some(step);
@@ -264,8 +277,8 @@ mod tests {
 
     #[test]
     fn the_last_task_s_end_saves() {
-        let saving = given(&[("container-save", "/a.sqsh")]);
-        let relative = given(&[("container-save", "a.sqsh"), ("container-name", "box:auto")]);
+        let saving = asking(&[("container-save", "/a.sqsh")]);
+        let relative = asking(&[("container-save", "a.sqsh"), ("container-name", "box:auto")]);
         let told = "tell the step's end";
         for (options, ended, restarts, expected) in [
             (&saving, 1, "", vec![]),
@@ -287,8 +300,8 @@ mod tests {
                 "0",
                 vec!["1000: /bin/sh save-capsule 7 name=box /here/a.sqsh", told],
             ),
-            (&given(&[]), 1, "", vec![]),
-            (&given(&[]), 2, "", vec![told]),
+            (&asking(&[]), 1, "", vec![]),
+            (&asking(&[]), 2, "", vec![told]),
         ] {
             let mut spank = Fake::at(Place::Stepd);
             spank

@@ -4,7 +4,7 @@
 
 use crate::client;
 use crate::host::{BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP, Place, Spank};
-use crate::options::{self, Given};
+use crate::options::Asked;
 use crate::stepd;
 use std::ffi::CString;
 
@@ -62,7 +62,7 @@ impl Settings {
 /// Makes the task enter its container, if one was asked for. `mounted`: where the kernel mounted the image.
 pub fn init(
     spank: &mut dyn Spank,
-    given: &Given,
+    asked: &Asked,
     settings: &Settings,
     mounted: Option<&str>,
 ) -> Result<(), String> {
@@ -75,7 +75,7 @@ pub fn init(
         Some(_) => {}
         None => return Err("Slurm does not tell which step this is".to_string()),
     }
-    let Some(container) = options::container(given, |name| spank.variable(name))? else {
+    let Some(container) = asked.as_ref().map_err(String::clone)? else {
         return Ok(());
     };
     executable(&settings.launcher)?;
@@ -169,8 +169,8 @@ mod tests {
         }
     }
 
-    fn given() -> Given {
-        crate::options::tests::given(&[("container-image", "debian:12")])
+    fn asking() -> Asked {
+        crate::options::tests::asking(&[("container-image", "debian:12")])
     }
 
     fn texts(words: &[CString]) -> Vec<&str> {
@@ -184,7 +184,7 @@ mod tests {
         spank
             .variables
             .insert(client::PIN.into(), "debian:12\tsha256:1".into());
-        init(&mut spank, &given(), &settings(), None).unwrap();
+        init(&mut spank, &asking(), &settings(), None).unwrap();
         assert_eq!(
             texts(&spank.command),
             ["/bin/sh", "exec", "--image=sha256:1", "--", "./app", "-x"]
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn old_slurm_gets_the_first_word_replaced() {
         let mut spank = Fake::at(Place::Stepd);
-        init(&mut spank, &given(), &settings(), None).unwrap();
+        init(&mut spank, &asking(), &settings(), None).unwrap();
         assert_eq!(texts(&spank.command), ["/bin/sh", "-x"]);
         let handed =
             carrack::handover::decode(spank.variables[carrack::handover::VARIABLE].as_bytes())
@@ -222,7 +222,7 @@ mod tests {
         spank.can_prepend = true;
         init(
             &mut spank,
-            &crate::options::tests::given(&options),
+            &crate::options::tests::asking(&options),
             &settings(),
             None,
         )
@@ -244,17 +244,17 @@ mod tests {
         for step in [BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP] {
             let mut spank = Fake::at(Place::Stepd);
             spank.step = Some(step);
-            init(&mut spank, &given(), &settings(), None).unwrap();
+            init(&mut spank, &asking(), &settings(), None).unwrap();
             assert_eq!(texts(&spank.command), ["./app", "-x"]);
         }
         let mut bare = Fake::at(Place::Stepd);
-        init(&mut bare, &Given::new(), &settings(), None).unwrap();
+        init(&mut bare, &Ok(None), &settings(), None).unwrap();
         assert_eq!(texts(&bare.command), ["./app", "-x"]);
         let mut batch = Fake::at(Place::Stepd);
         batch.step = Some(BATCH_STEP);
         init(
             &mut batch,
-            &given(),
+            &asking(),
             &Settings {
                 batch_inside: true,
                 ..settings()
@@ -269,16 +269,16 @@ mod tests {
     fn what_cannot_be_done_is_refused() {
         let mut unknown_step = Fake::at(Place::Stepd);
         unknown_step.step = None;
-        assert!(init(&mut unknown_step, &given(), &settings(), None).is_err());
+        assert!(init(&mut unknown_step, &asking(), &settings(), None).is_err());
         let elsewhere = Settings {
             launcher: "/nowhere/carrack".into(),
             ..settings()
         };
-        let error = init(&mut Fake::at(Place::Stepd), &given(), &elsewhere, None).unwrap_err();
+        let error = init(&mut Fake::at(Place::Stepd), &asking(), &elsewhere, None).unwrap_err();
         assert!(error.contains("`/nowhere/carrack`"), "{error}");
         let mut no_command = Fake::at(Place::Stepd);
         no_command.command.clear();
-        assert!(init(&mut no_command, &given(), &settings(), None).is_err());
+        assert!(init(&mut no_command, &asking(), &settings(), None).is_err());
     }
 
     #[test]
