@@ -1,18 +1,18 @@
-//! The memory allocator of the program: the first half megabyte comes from one piece that is never given back.
+//! The memory allocator of the program: the first megabytes come from one piece that is never given back.
 //!
 //! A launch allocates some thousand small things and then executes the command. The C library's allocator would ask the
 //! kernel for pages dozens of times on that way (musl's does, to make misuse show), which is a good part of a launch that
-//! joins a capsule. What lives longer (a pull, the server of an image) uses up the piece at once and goes on with the C
-//! library's.
+//! joins a capsule. The server of an image would do so from several threads, each of which waits meanwhile for what the
+//! others have begun. What lives longer (a pull) uses up the piece and goes on with the C library's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Pages that are never used cost nothing.
-const SIZE: usize = 512 << 10;
-/// Large things are few, and better given back.
-const LARGE: usize = 32 << 10;
+const SIZE: usize = 8 << 20;
+/// Larger things are few, and better given back. A server's blocks are as large, and are used again and again.
+const LARGE: usize = 128 << 10;
 /// The usual size; there is nothing to gain on a system with another.
 const PAGE: usize = 4096;
 /// What every launch uses.
@@ -24,6 +24,8 @@ static IN_USE: AtomicPtr<Memory> = AtomicPtr::new(std::ptr::null_mut());
 pub struct Memory {
     first: First,
     used: AtomicUsize,
+    /// Nobody has had what comes after: it is zero.
+    touched: AtomicUsize,
 }
 
 #[repr(align(4096))]
@@ -37,6 +39,7 @@ impl Memory {
         Memory {
             first: First(UnsafeCell::new([0; SIZE])),
             used: AtomicUsize::new(0),
+            touched: AtomicUsize::new(0),
         }
     }
 
@@ -54,8 +57,8 @@ impl Memory {
         (self.start()..self.start() + SIZE).contains(&(place as usize))
     }
 
-    /// Acquires what [`Memory::move_end`] released: another thread may have used this part before.
-    fn take(&self, layout: Layout) -> Option<*mut u8> {
+    /// A part, and how much of its beginning somebody may have had before. Acquires what [`Memory::move_end`] released.
+    fn take(&self, layout: Layout) -> Option<(*mut u8, usize)> {
         if layout.size() > LARGE || layout.align() > 4096 {
             return None;
         }
@@ -71,7 +74,11 @@ impl Memory {
                 .compare_exchange_weak(used, to, Ordering::Acquire, Ordering::Relaxed)
             {
                 // Inside the piece, hence never null.
-                Ok(_) => return Some(self.first.0.get().cast::<u8>().wrapping_add(from)),
+                Ok(_) => {
+                    let touched = self.touched.fetch_max(to, Ordering::Relaxed);
+                    let place = self.first.0.get().cast::<u8>().wrapping_add(from);
+                    return Some((place, touched.saturating_sub(from).min(layout.size())));
+                }
                 Err(now) => used = now,
             }
         }
@@ -80,7 +87,7 @@ impl Memory {
     /// Moves the end of what was taken last from `from` to `to` bytes after `place`.
     fn move_end(&self, place: *mut u8, from: usize, to: usize) -> bool {
         let offset = place as usize - self.start();
-        offset + to <= SIZE
+        let moved = offset + to <= SIZE
             && self
                 .used
                 .compare_exchange(
@@ -89,7 +96,11 @@ impl Memory {
                     Ordering::AcqRel,
                     Ordering::Relaxed,
                 )
-                .is_ok()
+                .is_ok();
+        if moved {
+            self.touched.fetch_max(offset + to, Ordering::Relaxed);
+        }
+        moved
     }
 }
 
@@ -128,7 +139,7 @@ impl Default for Memory {
 unsafe impl GlobalAlloc for Memory {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
-            Some(place) => place,
+            Some((place, _)) => place,
             // SAFETY: the caller's contract is the same.
             None => unsafe { System.alloc(layout) },
         }
@@ -136,9 +147,9 @@ unsafe impl GlobalAlloc for Memory {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
-            Some(place) => {
-                // SAFETY: the block is as long as its layout says; who had it before may have written it.
-                unsafe { place.write_bytes(0, layout.size()) };
+            Some((place, touched)) => {
+                // SAFETY: the block is at least as long; who had it before may have written it.
+                unsafe { place.write_bytes(0, touched) };
                 place
             }
             // Fresh pages are zero already, and only the C library knows which are fresh.
@@ -189,7 +200,7 @@ mod tests {
         let mut blocks = Vec::new();
         // Until well past the end of the piece.
         for number in 0..3000_usize {
-            let layout = Layout::from_size_align(1 + number % 700, 1 << (number % 8)).unwrap();
+            let layout = Layout::from_size_align(1 + number * 7 % 9000, 1 << (number % 8)).unwrap();
             // SAFETY: the layout is not empty, and as many bytes are written as it has.
             let place = unsafe { memory.alloc(layout) };
             assert!(!place.is_null() && (place as usize).is_multiple_of(layout.align()));
@@ -209,6 +220,29 @@ mod tests {
                     place,
                     Layout::from_size_align(size, layout.align()).unwrap(),
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn zeroed_is_zero_also_where_somebody_was() {
+        // Not on a stack: it is large.
+        static MEMORY: Memory = Memory::new();
+        let memory = &MEMORY;
+        let layout = Layout::from_size_align(1000, 8).unwrap();
+        // SAFETY: each block is used with the layout that it has, and freed once.
+        unsafe {
+            let first = memory.alloc(layout);
+            first.write_bytes(0xff, 1000);
+            let first = memory.realloc(first, layout, 3000);
+            first.write_bytes(0xff, 3000);
+            memory.dealloc(first, Layout::from_size_align(3000, 8).unwrap());
+            for size in [500, 4000, 100] {
+                let layout = Layout::from_size_align(size, 8).unwrap();
+                let place = memory.alloc_zeroed(layout);
+                let bytes = std::slice::from_raw_parts(place, size);
+                assert!(bytes.iter().all(|b| *b == 0), "{size}");
+                place.write_bytes(0xff, size);
             }
         }
     }
