@@ -81,7 +81,7 @@ pub struct ImageConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Squashfs {
-    /// Bytes of the whole file, table of block hashes included.
+    /// Bytes of the whole file, with everything that stands behind the squashfs proper.
     pub size: u64,
     /// Bytes of the squashfs proper.
     pub bytes_used: u64,
@@ -93,7 +93,7 @@ pub struct Squashfs {
     /// Where the table of block hashes starts, and how many entries it has; 0 entries means there is none.
     pub hashes_offset: u64,
     pub hashes_count: u64,
-    /// `blake3:…` over superblock, metadata hash and block table hash: pins every byte that a reader can see.
+    /// `blake3-pages:…` pins every byte that a reader can see.
     pub root: String,
 }
 
@@ -223,7 +223,7 @@ pub fn is_digest(text: &str) -> bool {
     let Some((algorithm, hex)) = text.split_once(':') else {
         return false;
     };
-    matches!(algorithm, "sha256" | "blake3")
+    matches!(algorithm, "sha256" | "blake3" | "blake3-pages")
         && hex.len() == 64
         && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -104,7 +104,7 @@ pub fn copy(
     let integrity = integrity_of(&image)?;
     // What lies between the squashfs and the table is zero, whatever the other tool padded with.
     out.set_len(integrity.squashfs.bytes_used).map_err(failed)?;
-    out.write_all_at(&integrity.table(), integrity.squashfs.hashes_offset)
+    out.write_all_at(&integrity.stored(), integrity.squashfs.hashes_offset)
         .map_err(failed)?;
     out.set_len(integrity.squashfs.size).map_err(failed)?;
     let mut record = describe(

@@ -77,7 +77,7 @@ pub struct Image {
     pub reference: String,
     pub manifest_digest: String,
     pub config_digest: String,
-    /// `blake3:…` over the squashfs.
+    /// The root of the image: pins its content.
     pub squashfs: String,
     pub path: String,
     pub platform: String,

@@ -105,22 +105,21 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
     });
     let step_end = setup.step_end.then(|| fds.next()).flatten();
     let started = match served {
-        Some((file, door)) => match opening::start(setup, file, door, &maker, threads) {
-            Ok(started) => Some(started),
+        Some((file, door)) => match opening::start(setup, file, door, threads) {
+            Ok(started) => {
+                tell(&maker, CHECKED, "");
+                Some(started)
+            }
             Err(error) => return tell(&maker, FAILED, &error.to_string()),
         },
         None => None,
     };
     // The threads stay where they are.
     process::use_all_processors();
-    let (served, log, checked) = match started {
-        Some(server) => (Some(server.ended), Some(server.log), Some(server.checked)),
-        None => (None, None, None),
-    };
+    let (served, log) = started.map(|server| (server.ended, server.log)).unzip();
     let mut broker = Broker {
         setup,
         maker: Some(maker),
-        checked,
         served,
         log,
         rendezvous,
@@ -157,7 +156,6 @@ struct Capsule {
 #[derive(Clone, Copy)]
 enum Source {
     Maker,
-    Checked,
     Served,
     Log,
     Listener,
@@ -170,8 +168,6 @@ enum Source {
 struct Broker<'a> {
     setup: &'a Setup<'a>,
     maker: Option<OwnedFd>,
-    /// Says how the check of the image ended.
-    checked: Option<OwnedFd>,
     /// Becomes readable when the server has ended.
     served: Option<OwnedFd>,
     /// What the server has to say of a broken image.
@@ -206,7 +202,6 @@ impl Broker<'_> {
             for source in ready.into_iter().rev() {
                 let go_on = match source {
                     Source::Maker => self.hear_maker(),
-                    Source::Checked => self.image_is_right(),
                     Source::Served => false,
                     Source::Log => self.pass_on_log(),
                     Source::Listener => self.accept(),
@@ -238,7 +233,6 @@ impl Broker<'_> {
     fn wait(&self) -> Result<(Vec<Source>, bool), Errno> {
         let mut sources: Vec<(Source, &OwnedFd)> = [
             (Source::Maker, &self.maker),
-            (Source::Checked, &self.checked),
             (Source::Served, &self.served),
             (Source::Log, &self.log),
             (Source::Listener, &self.listener),
@@ -294,11 +288,6 @@ impl Broker<'_> {
                 self.capsule.is_some() || (self.rendezvous.is_none() && self.served.is_some())
             }
         }
-    }
-
-    fn image_is_right(&mut self) -> bool {
-        let word = |checked: OwnedFd| rustix::io::read(&checked, &mut [0; 1]);
-        self.checked.take().map(word) == Some(Ok(1))
     }
 
     /// The capsule is complete: others may come.

@@ -30,15 +30,14 @@ mod with_squashfs {
         hot: Arc<fuse::Hot>,
     }
 
-    /// What is done beside the serving: the check of what was read, then everything that can be made ready.
+    /// What is done beside the serving: everything that can be made ready.
     pub struct Preparation {
         image: Arc<read::Image>,
         hot: Arc<fuse::Hot>,
-        unchecked: Option<read::Unchecked>,
     }
 
     impl Image {
-        /// Opens the image. It can be served at once; content is not given out before it is checked.
+        /// Opens the image, if it is the one that its record describes.
         pub fn open(
             file: File,
             offset: u64,
@@ -51,14 +50,13 @@ mod with_squashfs {
                 ..Default::default()
             };
             let image = Arc::new(read::Image::open(file, options)?);
-            let unchecked = check
-                .map(|expected| image.begin_check(expected))
-                .transpose()?;
+            if let Some(expected) = check {
+                image.check(expected)?;
+            }
             let hot = Arc::new(fuse::Hot::new());
             let preparation = Preparation {
                 image: Arc::clone(&image),
                 hot: Arc::clone(&hot),
-                unchecked,
             };
             Ok((Image { image, hot }, preparation))
         }
@@ -84,14 +82,6 @@ mod with_squashfs {
     }
 
     impl Preparation {
-        /// Whether the image is the one that its record describes.
-        pub fn check(&mut self) -> Result<()> {
-            match self.unchecked.take() {
-                Some(unchecked) => self.image.finish_check(unchecked),
-                None => Ok(()),
-            }
-        }
-
         /// Returns when there is nothing more to make ready.
         pub fn go_on(self) {
             self.hot.prepare(&self.image);
@@ -127,9 +117,5 @@ impl Image {
 
 #[cfg(not(feature = "squashfs"))]
 impl Preparation {
-    pub fn check(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     pub fn go_on(self) {}
 }

@@ -1,6 +1,6 @@
-//! A broker's image: opened at once, checked and made ready by a thread beside, served by one that waits for the device.
+//! A broker's image: opened and checked at once, served by a thread that waits for the device, made ready by one beside.
 
-use super::{CHECKED, DEVICE, FAILED, Setup, tell};
+use super::{DEVICE, Setup};
 use crate::error::{Context, Error, Result};
 use crate::launch::serve_image::{Image, Preparation, Serving};
 use crate::launch::step::Image as ImageStep;
@@ -16,19 +16,11 @@ pub struct Server {
     pub ended: OwnedFd,
     /// What is to be said of a broken image.
     pub log: OwnedFd,
-    /// Says how the check of the image ended.
-    pub checked: OwnedFd,
 }
 
 /// Opens the image, makes a thread that serves it with at most `threads` others as soon as a device comes through the
-/// door, and one that checks it.
-pub fn start(
-    setup: &Setup<'_>,
-    file: File,
-    door: OwnedFd,
-    maker: &OwnedFd,
-    threads: usize,
-) -> Result<Server> {
+/// door, and one that makes ready what will be asked for.
+pub fn start(setup: &Setup<'_>, file: File, door: OwnedFd, threads: usize) -> Result<Server> {
     let what = || "cannot start the threads that serve the image";
     let (image, preparation) = open(setup.image, file)?;
     let (ended, ends) = pipe_with(PipeFlags::CLOEXEC).or_say(what)?;
@@ -50,11 +42,10 @@ pub fn start(
     };
     let name = "carrack-fuse".into();
     Builder::new().name(name).spawn(serve).or_say(what)?;
-    Ok(Server {
-        ended,
-        log,
-        checked: prepare(preparation, maker)?,
-    })
+    let name = "carrack-ready".into();
+    let prepare = move || preparation.go_on();
+    Builder::new().name(name).spawn(prepare).or_say(what)?;
+    Ok(Server { ended, log })
 }
 
 /// The device of the image that was just mounted; `None` when the maker has given up.
@@ -75,26 +66,4 @@ fn open(step: &ImageStep, file: File) -> Result<(Image, Preparation)> {
     };
     let check = check.as_ref().map(|check| &check.0);
     Image::open(file, *offset, name, check)
-}
-
-/// Checks while the capsule is made. The maker hears the result before it lets anything run; the pipe says how the check
-/// ended: nothing is said of an image that is not the right one.
-fn prepare(mut preparation: Preparation, maker: &OwnedFd) -> Result<OwnedFd> {
-    let what = || "cannot check the image";
-    let (checked, check) = pipe_with(PipeFlags::CLOEXEC).or_say(what)?;
-    let maker = maker.try_clone().or_say(what)?;
-    Builder::new()
-        .name("carrack-ready".into())
-        .spawn(move || match preparation.check() {
-            Ok(()) => {
-                tell(&maker, CHECKED, "");
-                drop(maker);
-                let _ = rustix::io::write(&check, &[CHECKED]);
-                drop(check);
-                preparation.go_on();
-            }
-            Err(error) => tell(&maker, FAILED, &error.to_string()),
-        })
-        .or_say(what)?;
-    Ok(checked)
 }

@@ -1,91 +1,83 @@
-//! Are these the bytes that were written? At start for the metadata, at each read for blocks, on request for everything.
+//! Are these the bytes that were written? For metadata when it is first needed, at each read for blocks, on request for
+//! everything.
 //!
-//! Metadata that was checked is kept in memory in its stored form when it is small, so that what was checked is also
-//! what is served.
+//! A check at the start compares the hashes of all pages with the root in the record, some kilobytes. From then on
+//! metadata and the table of blocks are read page by page, each held to its hash, and served from memory, so that what was
+//! checked is also what is served. Of images with much metadata only the first pages stay in memory; the others are
+//! checked each time they are read.
 
 use super::{Content, Image};
 use crate::error::{Context, Error, Result};
 use crate::record;
-use crate::squashfs::format::{DATA_SIZE_MASK, SUPERBLOCK_SIZE};
-use crate::squashfs::integrity::{BlockHash, hashes_offset, metadata_start, root};
-use crate::sys::memory;
+use crate::squashfs::format::DATA_SIZE_MASK;
+use crate::squashfs::integrity::{
+    BlockHash, PAGE, PAGE_HASH, PAGED, Pages, hashes_offset, metadata_start, pages, root,
+    whole_root,
+};
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::OnceLock;
 
-/// Stored metadata up to this size is kept; 50 000 files need about 1 MiB.
-const HELD_MAX: u64 = 4 << 20;
-/// What is read and hashed at a time.
-const PART: usize = 128 << 10;
+#[cfg(test)]
+mod tests;
 
-/// Stored metadata in memory, from where it is served.
-pub(super) struct Held {
-    from: u64,
-    bytes: Vec<u8>,
+/// As many pages stay in memory: 4 MiB, the metadata of 100 000 files.
+const HELD: usize = 256;
+
+/// What a check leaves behind.
+pub(super) struct Checked {
+    metadata: Region,
+    table: Region,
+    /// Of all pages, those of the metadata first.
+    hashes: Vec<u8>,
+    held: Vec<OnceLock<Box<[u8]>>>,
+    /// Where the first block of each of the table's pages starts.
+    firsts: Vec<OnceLock<u64>>,
 }
 
-impl Held {
-    pub(super) fn get(&self, position: u64, length: usize) -> Option<&[u8]> {
-        let from = usize::try_from(position.checked_sub(self.from)?).ok()?;
-        self.bytes.get(from..from.checked_add(length)?)
+/// A range of the squashfs file that is read by pages.
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    length: u64,
+    first_page: u64,
+}
+
+impl Region {
+    fn pages(self) -> u64 {
+        pages(self.length)
     }
 }
-
-impl Early {
-    /// `None` when nothing is early any more.
-    fn list(&self) -> MutexGuard<'_, Option<Given>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a check leaves behind: the table of block hashes as it is stored.
-pub(super) struct Checked(Vec<u8>);
 
 impl Checked {
-    /// The hashes of what begins at `start`.
-    fn of(&self, start: u64) -> impl Iterator<Item = BlockHash> {
-        let count = self.0.len() / BlockHash::SIZE;
-        let (mut first, mut end) = (0, count);
-        while first < end {
-            let middle = first.midpoint(end);
-            match self.entry(middle) {
-                Some(hash) if hash.start < start => first = middle + 1,
-                _ => end = middle,
-            }
+    fn new(metadata: (u64, u64), table: (u64, u64), hashes: Vec<u8>) -> Checked {
+        let region = |(start, length), first_page| Region {
+            start,
+            length,
+            first_page,
+        };
+        let metadata = region(metadata, 0);
+        let table = region(table, metadata.pages());
+        let held = (hashes.len() / PAGE_HASH).min(HELD);
+        Checked {
+            metadata,
+            table,
+            hashes,
+            held: (0..held).map(|_| OnceLock::new()).collect(),
+            firsts: (0..table.pages()).map(|_| OnceLock::new()).collect(),
         }
-        (first..count)
-            .map_while(|index| self.entry(index))
-            .take_while(move |hash| hash.start == start)
     }
 
-    fn entry(&self, index: usize) -> Option<BlockHash> {
-        let at = index.checked_mul(BlockHash::SIZE)?;
-        BlockHash::parse(self.0.get(at..at.checked_add(BlockHash::SIZE)?)?)
+    fn hash(&self, page: u64) -> Option<&[u8]> {
+        let at = usize::try_from(page).ok()?.checked_mul(PAGE_HASH)?;
+        self.hashes.get(at..at.checked_add(PAGE_HASH)?)
     }
 
-    fn is_in_order(&self) -> bool {
-        let starts = self.0.chunks_exact(BlockHash::SIZE);
-        starts
-            .filter_map(|entry| entry.first_chunk())
-            .map(|start| u64::from_le_bytes(*start))
-            .is_sorted()
+    /// Whether metadata is at this position.
+    pub(super) fn is_metadata(&self, position: u64) -> bool {
+        position >= self.metadata.start
     }
 }
-
-/// A check that has begun.
-pub struct Unchecked {
-    expected: record::Squashfs,
-    /// Of metadata that is too large to be held.
-    metadata: Option<blake3::Hash>,
-}
-
-/// Metadata that was given out between the beginning of a check and the moment when all of it was held.
-#[derive(Default)]
-pub(super) struct Early(Mutex<Option<Given>>);
-
-/// Positions and bytes.
-type Given = Vec<(u64, Vec<u8>)>;
 
 /// A broken block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,14 +94,18 @@ pub struct Damage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Integrity {
     pub hashes: Vec<BlockHash>,
+    /// Hashes of all pages.
+    pub pages: Vec<u8>,
     /// All fields set.
     pub squashfs: record::Squashfs,
 }
 
 impl Integrity {
-    /// The table as it is stored at `hashes_offset`; what lies between `bytes_used` and there is zero.
-    pub fn table(&self) -> Vec<u8> {
-        encode(&self.hashes)
+    /// What is stored at `hashes_offset`; what lies between `bytes_used` and there is zero.
+    pub fn stored(&self) -> Vec<u8> {
+        let mut bytes = encode(&self.hashes);
+        bytes.extend(&self.pages);
+        bytes
     }
 }
 
@@ -122,72 +118,93 @@ fn encode(hashes: &[BlockHash]) -> Vec<u8> {
 }
 
 impl Image {
-    /// Verifies superblock, metadata and the table of block hashes against the record, and from then on every block
-    /// before it is decompressed. A record without a root is an error.
+    /// Compares superblock and the hashes of all pages with the record. From then on metadata is checked when it is first
+    /// read, and every block before it is decompressed. A record without a root is an error.
     pub fn check(&self, expected: &record::Squashfs) -> Result<()> {
-        self.finish_check(self.begin_check(expected)?)
-    }
-
-    /// From now on content waits for the end of the check, which somebody must bring about. Metadata does not: what is
-    /// read of it meanwhile is compared with what was checked in the end.
-    pub fn begin_check(&self, expected: &record::Squashfs) -> Result<Unchecked> {
-        if expected.bytes_used != self.superblock.bytes_used {
-            return Err(self.differs(format!(
-                "it has {} bytes, not {}",
-                self.superblock.bytes_used, expected.bytes_used
-            )));
-        }
-        *self.early.list() = Some(Vec::new());
-        self.awaits_check.store(true, Ordering::Release);
-        let metadata = match self.metadata_length() <= HELD_MAX {
-            true => None,
-            false => Some(self.hash_large_metadata()?),
-        };
-        Ok(Unchecked {
-            expected: expected.clone(),
-            metadata,
-        })
-    }
-
-    pub fn finish_check(&self, unchecked: Unchecked) -> Result<()> {
-        let (answer, checked) = match self.compare(&unchecked) {
+        let compared = self.compare(expected);
+        let (answer, checked) = match compared {
             Ok(checked) => (Ok(()), Some(checked)),
             Err(error) => (Err(error), None),
         };
         // A second check of the same image finds the same.
-        let _ = self.integrity.set(checked);
+        let _ = self.checked.set(checked);
         answer
     }
 
-    fn compare(&self, unchecked: &Unchecked) -> Result<Checked> {
-        let expected = &unchecked.expected;
+    fn compare(&self, expected: &record::Squashfs) -> Result<Checked> {
+        let bytes_used = self.superblock.bytes_used;
+        if expected.bytes_used != bytes_used {
+            return Err(self.differs(format!(
+                "it has {bytes_used} bytes, not {}",
+                expected.bytes_used
+            )));
+        }
+        let metadata = (metadata_start(&self.superblock), self.metadata_length());
         let length = expected.hashes_count.checked_mul(BlockHash::SIZE as u64);
-        let Some(length) = length.filter(|length| {
-            expected
-                .hashes_offset
-                .checked_add(*length)
-                .and_then(|end| end.checked_add(self.offset))
-                .is_some_and(|end| end <= self.file_length)
-        }) else {
+        let Some(length) = length.filter(|length| self.has(expected.hashes_offset, *length)) else {
             return Err(self.differs("its table of block hashes is cut off".into()));
         };
-        let mut superblock = [0; SUPERBLOCK_SIZE];
-        self.stored(0, &mut superblock)?;
-        let metadata = match unchecked.metadata {
-            Some(hash) => hash,
-            None => self.hold_metadata()?,
+        let table = (expected.hashes_offset, length);
+        let (hashes, found) = match expected.root.starts_with(PAGED) {
+            true => self.root_of_pages(metadata, table)?,
+            false => self.root_of_whole(metadata, table)?,
         };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let (table, of_table) = self.read_and_hash(expected.hashes_offset, length)?;
-        let found = root(&superblock, metadata, of_table);
-        let checked = Checked(table);
         if found != expected.root {
             return Err(self.differs(format!("its root is {found}, not {}", expected.root)));
         }
-        if !checked.is_in_order() {
-            return Err(self.differs("its table of block hashes is not in order".into()));
+        Ok(Checked::new(metadata, table, hashes))
+    }
+
+    /// Whether the file has so many bytes there.
+    fn has(&self, position: u64, length: u64) -> bool {
+        let end = position.checked_add(length);
+        end.and_then(|end| end.checked_add(self.offset))
+            .is_some_and(|end| end <= self.file_length)
+    }
+
+    fn root_of_pages(&self, metadata: (u64, u64), table: (u64, u64)) -> Result<(Vec<u8>, String)> {
+        let of_metadata = pages(metadata.1).saturating_mul(PAGE_HASH as u64);
+        let length = of_metadata.saturating_add(pages(table.1).saturating_mul(PAGE_HASH as u64));
+        let at = table.0.saturating_add(table.1);
+        if !self.has(at, length) {
+            return Err(self.differs("its hashes of pages are cut off".into()));
         }
-        Ok(checked)
+        let mut hashes = vec![0; usize::try_from(length).unwrap_or_default()];
+        self.file
+            .read_exact_at(&mut hashes, self.offset.saturating_add(at))
+            .or_say(|| self.not_as_described())?;
+        let of_metadata = usize::try_from(of_metadata).unwrap_or_default();
+        let (of_metadata, of_table) = hashes.split_at(of_metadata.min(hashes.len()));
+        let found = root(&self.superblock_bytes, of_metadata, of_table);
+        Ok((hashes, found))
+    }
+
+    /// For an image of the first engines: reads all that its root is made of.
+    fn root_of_whole(&self, metadata: (u64, u64), table: (u64, u64)) -> Result<(Vec<u8>, String)> {
+        let (mut hashes, of_metadata) = self.hash_all(metadata)?;
+        let (of_pages, of_table) = self.hash_all(table)?;
+        hashes.extend(of_pages);
+        let found = whole_root(&self.superblock_bytes, of_metadata, of_table);
+        Ok((hashes, found))
+    }
+
+    /// The hashes of a range's pages, and that of all of it.
+    fn hash_all(&self, (start, length): (u64, u64)) -> Result<(Vec<u8>, blake3::Hash)> {
+        let (mut of_pages, mut of_all) = (Pages::default(), blake3::Hasher::new());
+        let mut buffer = vec![0; PAGE];
+        let mut done = 0;
+        while done < length {
+            let size = (length - done).min(PAGE as u64) as usize;
+            let part = buffer.get_mut(..size).unwrap_or_default();
+            let at = self.offset.saturating_add(start).saturating_add(done);
+            self.file
+                .read_exact_at(part, at)
+                .or_say(|| self.not_as_described())?;
+            of_pages.update(part);
+            of_all.update(part);
+            done += size as u64;
+        }
+        Ok((of_pages.finish(), of_all.finalize()))
     }
 
     fn not_as_described(&self) -> String {
@@ -203,7 +220,16 @@ impl Image {
 
     /// Whether blocks are checked when they are read.
     pub fn is_checked(&self) -> bool {
-        self.integrity.get().is_some_and(Option::is_some)
+        self.checked.get().is_some_and(Option::is_some)
+    }
+
+    /// What a check has left; an error after one that failed.
+    pub(super) fn checked(&self) -> Result<Option<&Checked>> {
+        match self.checked.get() {
+            Some(None) => Err(Error::new(self.not_as_described())),
+            Some(Some(checked)) => Ok(Some(checked)),
+            None => Ok(None),
+        }
     }
 
     fn metadata_length(&self) -> u64 {
@@ -211,98 +237,136 @@ impl Image {
         self.superblock.bytes_used.saturating_sub(start)
     }
 
-    /// Takes the stored metadata into memory; its hash.
-    fn hold_metadata(&self) -> Result<blake3::Hash> {
-        let from = metadata_start(&self.superblock);
-        let hash = match self.held.get() {
-            Some(held) => blake3::hash(&held.bytes),
-            None => {
-                let (bytes, hash) = self.read_and_hash(from, self.metadata_length() as usize)?;
-                let _ = self.held.set(Held { from, bytes });
-                hash
+    /// Stored metadata, from pages that are what was written. All of it lies before `bytes_used`.
+    pub(super) fn checked_metadata(
+        &self,
+        checked: &Checked,
+        position: u64,
+        into: &mut [u8],
+    ) -> Result<()> {
+        let mut at = position.saturating_sub(checked.metadata.start);
+        let mut rest = into;
+        while !rest.is_empty() {
+            let skip = (at % PAGE as u64) as usize;
+            let copied = self.page(checked, checked.metadata, at / PAGE as u64, |page| {
+                let from = page.get(skip..).unwrap_or_default();
+                let count = from.len().min(rest.len());
+                let parts = rest.get_mut(..count).zip(from.get(..count));
+                parts
+                    .into_iter()
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+                count
+            })?;
+            if copied == 0 {
+                return Err(self.damaged(format!("its metadata ends before {position}")));
             }
-        };
-        for (position, bytes) in self.early.list().take().unwrap_or_default() {
-            self.compare_early(position, &bytes)?;
+            rest = rest.get_mut(copied..).unwrap_or_default();
+            at += copied as u64;
         }
-        Ok(hash)
+        Ok(())
     }
 
-    /// Stored bytes and their hash. Each part is hashed while the processor still has it; and the process's memory is not
-    /// held against other threads for long.
-    fn read_and_hash(&self, position: u64, length: usize) -> Result<(Vec<u8>, blake3::Hash)> {
-        let mut bytes = vec![0; length];
-        let mut hasher = blake3::Hasher::new();
-        let mut at = self.offset.saturating_add(position);
-        for part in bytes.chunks_mut(PART) {
-            memory::get_pages(part);
-            self.file
-                .read_exact_at(part, at)
-                .or_say(|| self.not_as_described())?;
-            hasher.update(part);
-            at = at.saturating_add(part.len() as u64);
+    /// One page of a region, which is what was written.
+    fn page<T>(
+        &self,
+        checked: &Checked,
+        region: Region,
+        number: u64,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        let index = region.first_page.saturating_add(number);
+        let place = usize::try_from(index)
+            .ok()
+            .and_then(|at| checked.held.get(at));
+        if let Some(page) = place.and_then(OnceLock::get) {
+            return Ok(take(page));
         }
-        Ok((bytes, hasher.finalize()))
-    }
-
-    fn hash_large_metadata(&self) -> Result<blake3::Hash> {
-        let mut hasher = blake3::Hasher::new();
-        let mut part = vec![0; PART];
-        let mut at = metadata_start(&self.superblock);
-        while at < self.superblock.bytes_used {
-            let left = self.superblock.bytes_used - at;
-            let size = usize::try_from(left).unwrap_or(usize::MAX).min(part.len());
-            let part = part.get_mut(..size).unwrap_or_default();
-            self.file
-                .read_exact_at(part, self.offset.saturating_add(at))
-                .or_say(|| self.not_as_described())?;
-            hasher.update(part);
-            at += size as u64;
+        let start = number.saturating_mul(PAGE as u64);
+        let size = region.length.saturating_sub(start).min(PAGE as u64) as usize;
+        let at = region.start.saturating_add(start);
+        let mut page = vec![0; size];
+        self.read_file(at, &mut page)?;
+        if checked.hash(index) != Some(blake3::hash(&page).as_bytes()) {
+            return Err(self.damaged(format!(
+                "the {size} bytes of metadata at {at} are not what was written"
+            )));
         }
-        *self.early.list() = None;
-        Ok(hasher.finalize())
-    }
-
-    /// Called for stored bytes that were read from the file.
-    pub(super) fn note_early(&self, position: u64, bytes: &[u8]) -> Result<()> {
-        if !self.awaits_check.load(Ordering::Acquire) || position < metadata_start(&self.superblock)
-        {
-            return Ok(());
-        }
-        if let Some(list) = self.early.list().as_mut() {
-            list.push((position, bytes.to_vec()));
-            return Ok(());
-        }
-        self.compare_early(position, bytes)
-    }
-
-    fn compare_early(&self, position: u64, bytes: &[u8]) -> Result<()> {
-        match self
-            .held
-            .get()
-            .and_then(|held| held.get(position, bytes.len()))
-        {
-            Some(held) if held != bytes => {
-                Err(self.differs("it was changed while it was being checked".into()))
-            }
-            _ => Ok(()),
+        match place {
+            Some(place) => Ok(take(place.get_or_init(|| page.into_boxed_slice()))),
+            None => Ok(take(&page)),
         }
     }
 
-    /// Compares stored bytes with their hash, if the image has hashes: waits for a check that has begun.
+    /// Compares stored bytes with their hash, if the image was checked.
     pub(super) fn check_block(&self, start: u64, stored: &[u8]) -> Result<()> {
-        if !self.awaits_check.load(Ordering::Acquire) {
+        let Some(checked) = self.checked()? else {
             return Ok(());
-        }
-        let checked = self.integrity.wait().as_ref();
-        let checked = checked.ok_or_else(|| Error::new(self.not_as_described()))?;
-        if checked.of(start).any(|hash| hash.matches(stored)) {
+        };
+        if self.is_written(checked, start, stored)? {
             return Ok(());
         }
         Err(self.damaged(format!(
             "the block at {start} ({} bytes) is not what was written",
             stored.len()
         )))
+    }
+
+    /// Whether the table has these bytes at `start`. There may be several blocks that start there.
+    fn is_written(&self, checked: &Checked, start: u64, stored: &[u8]) -> Result<bool> {
+        let (mut first, mut end) = (0, checked.table.pages());
+        while first < end {
+            let middle = first.midpoint(end);
+            match self.first_of(checked, middle)? < start {
+                true => first = middle + 1,
+                false => end = middle,
+            }
+        }
+        // Those that start at `start` may begin in the page before.
+        for number in first.saturating_sub(1)..checked.table.pages() {
+            let found = self.page(checked, checked.table, number, |page| {
+                let (entries, _) = page.as_chunks::<{ BlockHash::SIZE }>();
+                let from = entries.partition_point(|entry| start_of(entry) < start);
+                let from = entries.get(from..).unwrap_or_default();
+                let same = from.iter().take_while(|entry| start_of(entry) == start);
+                let mut hashes = same.filter_map(|entry| BlockHash::parse(entry));
+                if hashes.any(|hash| hash.matches(stored)) {
+                    return Some(true);
+                }
+                // Nothing that comes later starts so early.
+                let later = entries.last().is_some_and(|entry| start_of(entry) > start);
+                later.then_some(false)
+            })?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        Ok(false)
+    }
+
+    fn first_of(&self, checked: &Checked, number: u64) -> Result<u64> {
+        let place = usize::try_from(number)
+            .ok()
+            .and_then(|at| checked.firsts.get(at));
+        if let Some(first) = place.and_then(OnceLock::get) {
+            return Ok(*first);
+        }
+        let first = self.page(checked, checked.table, number, |page| {
+            page.first_chunk().map_or(u64::MAX, start_of)
+        })?;
+        if let Some(place) = place {
+            let _ = place.set(first);
+        }
+        Ok(first)
+    }
+
+    /// Holds every page to its hash, also those that no reader has asked for.
+    fn check_pages(&self, checked: &Checked) -> Result<()> {
+        for region in [checked.metadata, checked.table] {
+            for number in 0..region.pages() {
+                self.page(checked, region, number, |_| ())?;
+            }
+        }
+        Ok(())
     }
 
     /// Every stored block that a file needs: position and size word, in order.
@@ -355,9 +419,18 @@ impl Image {
     }
 }
 
+/// Where the block of an entry starts.
+fn start_of(entry: &[u8; BlockHash::SIZE]) -> u64 {
+    let start = entry.first_chunk().copied();
+    start.map_or(u64::MAX, u64::from_le_bytes)
+}
+
 /// Reads every block of an image on several threads and reports the first one, by position, that is broken: one that
 /// differs from its hash after [`Image::check`], else one that cannot be decompressed. Broken metadata is an error.
 pub fn verify_all(image: &Image, threads: usize) -> Result<Option<Damage>> {
+    if let Some(checked) = image.checked()? {
+        image.check_pages(checked)?;
+    }
     let blocks: Vec<(u64, u32)> = image.blocks()?.into_iter().collect();
     let threads = threads.clamp(1, 64);
     let share = blocks.len().div_ceil(threads).max(1);
@@ -431,17 +504,17 @@ pub fn integrity_of(image: &Image) -> Result<Integrity> {
         }
         Ok(())
     })?;
-    let mut superblock = [0; SUPERBLOCK_SIZE];
-    image.stored(0, &mut superblock)?;
-    let metadata = match image.metadata_length() <= HELD_MAX {
-        true => image.hold_metadata()?,
-        false => image.hash_large_metadata()?,
-    };
+    let metadata = (metadata_start(&image.superblock), image.metadata_length());
+    let (of_metadata, _) = image.hash_all(metadata)?;
     let offset = hashes_offset(image.superblock.bytes_used);
     let table = encode(&hashes);
+    let of_table = Pages::of(&table);
+    let root = root(&image.superblock_bytes, &of_metadata, &of_table);
+    let pages = [of_metadata, of_table].concat();
+    let behind = table.len().saturating_add(pages.len()) as u64;
     Ok(Integrity {
         squashfs: record::Squashfs {
-            size: offset.saturating_add(table.len() as u64),
+            size: offset.saturating_add(behind),
             bytes_used: image.superblock.bytes_used,
             compressor: image.compressor.name().to_string(),
             block_size: image.superblock.block_size,
@@ -449,8 +522,9 @@ pub fn integrity_of(image: &Image) -> Result<Integrity> {
             content_bytes,
             hashes_offset: offset,
             hashes_count: hashes.len() as u64,
-            root: root(&superblock, metadata, blake3::hash(&table)),
+            root,
         },
         hashes,
+        pages,
     })
 }

@@ -19,7 +19,7 @@ mod xattr;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use check::{Damage, Integrity, Unchecked, integrity_of, verify_all};
+pub use check::{Damage, Integrity, integrity_of, verify_all};
 pub use data::Piece;
 pub use directory::{Entry, Position};
 pub use follow::Found;
@@ -36,7 +36,6 @@ use crate::error::{Context, Error, Result};
 use cache::Cache;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use super::format::InodeReference;
@@ -82,6 +81,7 @@ pub struct Image {
     name: String,
     offset: u64,
     superblock: Superblock,
+    superblock_bytes: [u8; SUPERBLOCK_SIZE],
     compressor: Compressor,
     metadata: Cache,
     data: Cache,
@@ -91,12 +91,8 @@ pub struct Image {
     xattrs: OnceLock<xattr::Table>,
     lists: data::Lists,
     resume: directory::Resume,
-    /// Stored metadata in memory, once a check has begun.
-    held: OnceLock<check::Held>,
-    awaits_check: AtomicBool,
-    early: check::Early,
     /// `None` after a check that failed.
-    integrity: OnceLock<Option<check::Checked>>,
+    checked: OnceLock<Option<check::Checked>>,
     before_work: OnceLock<Box<dyn Fn(Work) + Send + Sync>>,
 }
 
@@ -173,16 +169,14 @@ impl Image {
             xattrs: OnceLock::new(),
             lists: data::Lists::default(),
             resume: directory::Resume::default(),
-            held: OnceLock::new(),
-            awaits_check: AtomicBool::new(false),
-            early: check::Early::default(),
-            integrity: OnceLock::new(),
+            checked: OnceLock::new(),
             before_work: OnceLock::new(),
             file,
             file_length,
             name: options.name,
             offset: options.offset,
             superblock,
+            superblock_bytes: bytes,
             compressor,
         })
     }
@@ -233,10 +227,15 @@ impl Image {
         if end.is_none_or(|end| end > self.superblock.bytes_used) {
             return Err(self.damaged(format!("a table or block at {position} lies outside of it")));
         }
-        if let Some(held) = self.held.get().and_then(|h| h.get(position, into.len())) {
-            into.copy_from_slice(held);
-            return Ok(());
+        match self.checked()? {
+            Some(checked) if checked.is_metadata(position) => {
+                self.checked_metadata(checked, position, into)
+            }
+            _ => self.read_file(position, into),
         }
+    }
+
+    fn read_file(&self, position: u64, into: &mut [u8]) -> Result<()> {
         let position_in_file = self.offset.saturating_add(position);
         if self.before_work.get().is_some() {
             // Bytes that this node has in memory come at once; for others the storage may take its time.
@@ -244,7 +243,7 @@ impl Image {
             let flags = rustix::io::ReadWriteFlags::NOWAIT;
             let read = rustix::io::preadv2(&self.file, &mut whole, position_in_file, flags);
             if read == Ok(into.len()) {
-                return self.note_early(position, into);
+                return Ok(());
             }
             self.tell(Work::Storage);
         }
@@ -254,8 +253,7 @@ impl Image {
                 into.len(),
                 self.name
             )
-        })?;
-        self.note_early(position, into)
+        })
     }
 
     /// Runs `work` with a decoder that no other thread uses meanwhile.

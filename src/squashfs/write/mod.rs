@@ -80,13 +80,13 @@ pub(crate) const CANNOT_WRITE: &str = "cannot write the image";
 /// The output behind the data: buffered, hashed, and it knows where it is.
 struct Output {
     file: BufWriter<File>,
-    hasher: blake3::Hasher,
+    pages: integrity::Pages,
     position: u64,
 }
 
 impl Output {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
+        self.pages.update(bytes);
         self.position += bytes.len() as u64;
         self.file.write_all(bytes).or_say(|| CANNOT_WRITE)
     }
@@ -107,7 +107,7 @@ pub fn write(
         .or_say(|| CANNOT_WRITE)?;
     let mut out = Output {
         file: BufWriter::with_capacity(256 << 10, file_at_end),
-        hasher: blake3::Hasher::new(),
+        pages: integrity::Pages::default(),
         position: data_end,
     };
     let inode_table = data_end;
@@ -149,7 +149,7 @@ pub fn write(
     let id_table = tables::indexed(&mut out, &ids.encode(), options.level)?;
     let xattr_table = xattrs.write(&mut out, options.level)?;
     let bytes_used = out.position;
-    let metadata_hash = out.hasher.finalize();
+    let metadata_pages = std::mem::take(&mut out.pages).finish();
 
     let mut flags = flag::EXPORTABLE | flag::DUPLICATES;
     if fragments.is_empty() {
@@ -186,7 +186,9 @@ pub fn write(
     bytes.resize((hashes_offset - bytes_used) as usize, 0);
     let padding = bytes.len();
     hashes.iter().for_each(|hash| hash.encode(&mut bytes));
-    let table_hash = blake3::hash(bytes.get(padding..).unwrap_or_default());
+    let table_pages = integrity::Pages::of(bytes.get(padding..).unwrap_or_default());
+    bytes.extend(&metadata_pages);
+    bytes.extend(&table_pages);
     out.put(&bytes)?;
     let size = out.position;
     out.file.flush().or_say(|| CANNOT_WRITE)?;
@@ -196,7 +198,7 @@ pub fn write(
         bytes_used,
         inodes: tree.inodes(),
         hashes_offset,
-        root: integrity::root(&superblock, metadata_hash, table_hash),
+        root: integrity::root(&superblock, &metadata_pages, &table_pages),
     })
 }
 
