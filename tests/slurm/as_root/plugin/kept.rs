@@ -49,7 +49,7 @@ fn a_name_keeps_a_root_for_the_job_and_save_makes_an_image_of_it() {
     // What the image says of itself is still there, and its bytes are pinned.
     let shown = cluster.good("carrack inspect ./saved.sqsh");
     assert!(
-        shown.contains("integrity    blake3:") && shown.contains("saved by carrack"),
+        shown.contains("integrity    blake3-pages:") && shown.contains("saved by carrack"),
         "{shown}"
     );
     assert_eq!(cluster.good("ls -a | grep carrack-save; true"), "");
