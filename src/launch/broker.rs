@@ -104,6 +104,8 @@ pub fn run(setup: &Setup<'_>, fds: Vec<OwnedFd>) {
         ))
     });
     let step_end = setup.step_end.then(|| fds.next()).flatten();
+    // The word does not matter: slurmstepd learns by it which process this is, whose end it will wait for.
+    let _ = step_end.as_ref().map(|end| socket::send(end, b"B", &[]));
     let started = match served {
         Some((file, door)) => match opening::start(setup, file, door, threads) {
             Ok(started) => {

@@ -1,6 +1,7 @@
 //! Processes whose end the broker waits for: by a descriptor, or by looking.
 
 use crate::sys::process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 
 /// A process whose end matters.
@@ -14,10 +15,11 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(pid: u32) -> Watched {
         match process::watch(pid) {
+            // Until its parent asks for it, one that has ended looks as if it was still inside.
             Ok(end) => Watched {
                 pid,
+                ended: end.as_ref().is_some_and(has_ended),
                 end,
-                ended: false,
             },
             Err(_) => Watched {
                 pid,
@@ -33,4 +35,9 @@ impl Watched {
             self.ended = true;
         }
     }
+}
+
+fn has_ended(end: &OwnedFd) -> bool {
+    let mut end = [PollFd::new(end, PollFlags::IN)];
+    poll(&mut end, Some(&Timespec::default())) == Ok(1)
 }
