@@ -8,6 +8,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 /// How an image is served.
+#[cfg_attr(
+    not(feature = "squashfs"),
+    expect(dead_code, reason = "there is nothing to serve with")
+)]
 pub struct Serving {
     /// Shown for everything, as the inside numbers them.
     pub owner: (u32, u32),
