@@ -4,6 +4,7 @@
 //! together.
 
 mod copy;
+mod direct;
 mod plan;
 
 use crate::error::{Context, Error, Result};

@@ -3,6 +3,8 @@
 use crate::error::{Context, Error, Result};
 use crate::image::assemble::CANNOT_WRITE;
 use crate::image::assemble::Plan;
+use crate::image::assemble::Range;
+use crate::image::assemble::direct::Direct;
 use crate::sys::clone_range::clone_range;
 use crate::sys::write_back::start_write_back;
 use std::fs::File;
@@ -12,6 +14,8 @@ use std::sync::mpsc::{Sender, channel};
 const PAGE: u64 = 4096;
 /// The disk works on what was copied while more is copied, so that the sync at the end is short.
 const WRITE_BACK: u64 = 16 << 20;
+/// Less may as well stay in memory, where it will be read from soon.
+const DIRECT_FROM: u64 = 16 << 20;
 
 /// Copies a plan's ranges from the one with number `done` on.
 pub fn copy(plan: &Plan, done: usize, output: &File) -> Result<()> {
@@ -29,12 +33,28 @@ pub fn copy(plan: &Plan, done: usize, output: &File) -> Result<()> {
             written_back: ranges.first().map_or(0, |first| first.to),
             to_disk,
         };
+        let mut direct = None;
         for range in ranges {
-            if let Some(file) = plan.file(range) {
-                copier.copy(file, range.from, output, range.to, range.length)?;
+            let Some(file) = plan.file(range) else {
+                continue;
+            };
+            let Range {
+                from, length, to, ..
+            } = *range;
+            if copier.clone {
+                if copier.share(file, from, output, to, length)? {
+                    continue;
+                }
+                if !copier.clone && plan.end - to >= DIRECT_FROM {
+                    direct = Direct::start(scope, output);
+                }
+            }
+            match &mut direct {
+                Some(direct) => direct.copy(file, from, to, length)?,
+                None => copier.move_bytes(file, from, output, to, length)?,
             }
         }
-        Ok(())
+        direct.map_or(Ok(()), Direct::finish)
     })
 }
 
@@ -49,20 +69,21 @@ struct Copier {
 }
 
 impl Copier {
-    fn copy(&mut self, from: &File, at: u64, to: &File, to_at: u64, length: u64) -> Result<()> {
+    /// Whether the two files share the range now, but for what is less than a page at its ends.
+    fn share(&mut self, from: &File, at: u64, to: &File, to_at: u64, length: u64) -> Result<bool> {
         let head = (PAGE - at % PAGE) % PAGE;
         let middle = length.saturating_sub(head) / PAGE * PAGE;
-        if self.clone && at % PAGE == to_at % PAGE && middle > 0 {
-            match clone_range(from, at + head, middle, to, to_at + head) {
-                Ok(()) => {
-                    self.move_bytes(from, at, to, to_at, head)?;
-                    let done = head + middle;
-                    return self.move_bytes(from, at + done, to, to_at + done, length - done);
-                }
-                Err(_) => self.clone = false,
-            }
+        if at % PAGE != to_at % PAGE || middle == 0 {
+            return Ok(false);
         }
-        self.move_bytes(from, at, to, to_at, length)
+        if clone_range(from, at + head, middle, to, to_at + head).is_err() {
+            self.clone = false;
+            return Ok(false);
+        }
+        let done = head + middle;
+        self.move_bytes(from, at, to, to_at, head)?;
+        self.move_bytes(from, at + done, to, to_at + done, length - done)?;
+        Ok(true)
     }
 
     fn move_bytes(
