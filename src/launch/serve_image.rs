@@ -16,8 +16,8 @@ pub struct Serving {
     /// Shown for everything, as the inside numbers them.
     pub owner: (u32, u32),
     pub threads: usize,
-    /// The processor of the maker.
-    pub beside: Option<usize>,
+    /// The calling thread is bound to the maker's processor, for the start.
+    pub bound: bool,
     /// Gets what is to be said of a broken image.
     pub log: File,
 }
@@ -75,7 +75,7 @@ mod with_squashfs {
                 threads: serving.threads,
                 log: serving.log.try_clone().ok(),
                 hot: Some(self.hot),
-                beside: serving.beside,
+                bound: serving.bound,
                 ..Default::default()
             };
             if let Err(error) = fuse::serve(device, self.image, options) {

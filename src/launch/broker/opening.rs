@@ -32,7 +32,7 @@ pub fn start(setup: &Setup<'_>, file: File, door: OwnedFd, threads: usize) -> Re
         let serving = Serving {
             owner,
             threads,
-            beside: process::use_processor(processor).then_some(processor),
+            bound: process::use_processor(processor),
             log: File::from(logs),
         };
         if let Some(device) = receive_device(&door) {

@@ -51,8 +51,8 @@ pub struct ServeOptions {
     pub log: Option<File>,
     /// Files that somebody hands to the kernel once it has heard of them.
     pub hot: Option<Arc<Hot>>,
-    /// The processor of the process that asks first: it gets its answers there.
-    pub beside: Option<usize>,
+    /// The calling thread is bound to the processor of the process that asks first, and is to be let go after the start.
+    pub bound: bool,
     /// Flags of INIT to ignore although the kernel offers them; for tests of older kernels.
     pub without: u32,
 }
@@ -71,29 +71,24 @@ struct Crew {
 /// Whoever waits for an answer leaves its processor to the one who gives it. On another processor both must be woken up for
 /// each request, which takes several times as long as most answers. That is so for a process that is being started: it asks
 /// one thing after the other. It ends when there are two questions at a time, or when the start is over.
-struct Beside {
-    processor: Option<usize>,
+struct Start {
+    /// Threads run where their maker does, so all of them are bound at first if one is.
+    bound: bool,
     /// Answered so far.
     requests: AtomicU32,
 }
 
-impl Beside {
-    /// A start of python with numpy asks about as often.
-    const START: u32 = 512;
-
-    /// Binds the calling thread; false when it need not be, or cannot.
-    fn stay(&self) -> bool {
-        let starting = self.requests.load(Ordering::Relaxed) < Beside::START;
-        starting && self.processor.is_some_and(process::use_processor)
-    }
+impl Start {
+    /// A shell with its libraries asks a few dozen times.
+    const REQUESTS: u32 = 512;
 
     /// Counts a request.
     fn is_over(&self) -> bool {
-        self.requests.fetch_add(1, Ordering::Relaxed) >= Beside::START
+        self.requests.fetch_add(1, Ordering::Relaxed) >= Start::REQUESTS
     }
 
     fn end(&self) {
-        self.requests.fetch_max(Beside::START, Ordering::Relaxed);
+        self.requests.fetch_max(Start::REQUESTS, Ordering::Relaxed);
     }
 }
 
@@ -105,7 +100,7 @@ struct Server {
     messages: AtomicU32,
     /// The most.
     threads: usize,
-    beside: Beside,
+    start: Start,
     crew: Mutex<Crew>,
     call: Condvar,
 }
@@ -125,8 +120,8 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServeOptions) -> Resul
             0 => process::processors().min(THREADS_MAX),
             threads => threads.min(THREADS_MAX),
         },
-        beside: Beside {
-            processor: options.beside,
+        start: Start {
+            bound: options.bound,
             requests: AtomicU32::new(0),
         },
         crew: Mutex::new(Crew {
@@ -169,12 +164,12 @@ impl Server {
     fn work(self: &Arc<Self>) -> Result<()> {
         let mut buffer = vec![0; REQUEST_MAX];
         let mut workspace = Workspace::default();
-        let mut bound = self.beside.stay();
+        let mut bound = self.start.bound;
         SERVES.set(true);
         while self.my_turn() {
             let read = rustix::io::read(&self.device, buffer.as_mut_slice());
             self.crew().listening -= 1;
-            if bound && self.beside.is_over() {
+            if bound && self.start.is_over() {
                 process::use_all_processors();
                 bound = false;
             }
@@ -245,7 +240,7 @@ impl Server {
         let more = rustix::event::poll(&mut poll, Some(&Timespec::default()));
         let more = more.is_ok_and(|ready| ready > 0);
         if more {
-            self.beside.end();
+            self.start.end();
         }
         more
     }

@@ -6,6 +6,7 @@ use super::protocol::init;
 use super::*;
 use crate::squashfs::read::tests::{facts_of, have, make_tree, mksquashfs, noise, open, sealed};
 use crate::squashfs::read::{Image, Options};
+use crate::sys::process;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -81,7 +82,10 @@ impl Served {
         )
         .unwrap();
         let image = Arc::new(image);
-        let server = std::thread::spawn(move || serve(OwnedFd::from(device), image, options));
+        let server = std::thread::spawn(move || {
+            assert!(!options.bound || process::use_processor(process::processor()));
+            serve(OwnedFd::from(device), image, options)
+        });
         Served {
             at,
             server: Some(server),
@@ -218,6 +222,59 @@ fn many_readers_at_once_read_right() {
                     scope.spawn(|| assert_same(&facts_of(&served.at), &expected));
                 }
             });
+        },
+    );
+}
+
+#[test]
+fn no_thread_stays_on_one_processor_after_the_start() {
+    inside(
+        "launch::fuse::tests::no_thread_stays_on_one_processor_after_the_start",
+        |scratch| {
+            let (tree, path) = image_of_everything(scratch);
+            let names = ["text", "noise", "exact", "holes"];
+            let expected = names.map(|name| std::fs::read(tree.join(name)).unwrap());
+            let read = &|at: &Path, index: usize| {
+                let mut file = File::open(at.join(names[index])).unwrap();
+                let mut content = Vec::new();
+                file.read_to_end(&mut content).unwrap();
+                assert!(content == expected[index], "{}", names[index]);
+                // The next reader asks the server again.
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            };
+            // `None` when the thread has ended meanwhile.
+            let allowed = |thread: &Path| {
+                let text = std::fs::read_to_string(thread.join("status")).ok()?;
+                let line = text.lines().find(|line| line.starts_with("Cpus_allowed:"));
+                Some(line.unwrap().to_string())
+            };
+            let all = allowed(Path::new("/proc/self")).unwrap();
+            let bound = || -> Vec<PathBuf> {
+                let threads = std::fs::read_dir("/proc/self/task").unwrap();
+                let threads = threads.map(|thread| thread.unwrap().path());
+                threads
+                    .filter(|thread| allowed(thread).is_some_and(|allowed| allowed != all))
+                    .collect()
+            };
+            for _ in 0..8 {
+                let options = ServeOptions {
+                    threads: 8,
+                    bound: true,
+                    ..ServeOptions::default()
+                };
+                let served = Served::new(scratch.join("mount"), open(&path), options);
+                // A thread is let go with the first request that it gets after the start.
+                let free = (0..200).any(|_| {
+                    std::thread::scope(|scope| {
+                        for reader in 0..8 {
+                            let at = &served.at;
+                            scope.spawn(move || read(at, reader % names.len()));
+                        }
+                    });
+                    bound().is_empty()
+                });
+                assert!(free, "{:?}", bound());
+            }
         },
     );
 }
