@@ -3,8 +3,8 @@
 //! maker), nothing later.
 //!
 //! Holding a namespace by descriptor keeps it alive, so holding it for ever would be a leak, and letting go too early would
-//! split a step. The broker holds the descriptors while tasks of the step are still to come on this node and the step lives:
-//! by count and by the life of the step's own process, never by the clock. Afterwards the capsule lives by its processes
+//! split a step. The broker holds the descriptors while a task that it knows lives, and while tasks of the step are still to
+//! come on this node and the step lives: by count and by the life of processes, never by the clock. Afterwards the capsule lives by its processes
 //! alone, and whoever comes later (`attach`) enters through one of them. When the last is gone the kernel unmounts the
 //! image, the server ends, and so does this process. Deliberately absent: any way to outlive SIGKILL, and a supervisor.
 
@@ -23,8 +23,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use watched::Watched;
 
-/// First bytes of the messages. From the maker: the finished capsule; and to the server, the FUSE device. To the maker: the image is the right
-/// one, done, failed (with the text). From a joiner: its place in the step, or none. To a joiner: the namespaces, or that there is no capsule any more.
+/// First bytes of the messages. From the maker: the finished capsule; and to the server, the FUSE device. To the maker:
+/// the image is the right one, done, failed (with the text). From a joiner: its place in the step, or none. To a joiner:
+/// the namespaces, or that there is no capsule any more.
 pub const DEVICE: u8 = b'D';
 pub const MADE: u8 = b'M';
 pub const CHECKED: u8 = b'C';

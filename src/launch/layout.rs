@@ -128,7 +128,7 @@ impl Layout {
                 });
             }
         }
-        // Last: their content is the image's, which is being checked meanwhile.
+        // Last: their content is the image's, and its server has less to do by then.
         for (path, content) in [
             ("/etc/passwd", Content::Passwd(user.clone())),
             ("/etc/group", Content::Group(user)),

@@ -22,6 +22,7 @@ pub mod image_file;
 pub mod inside;
 pub mod layout;
 pub mod library_cache;
+mod loader;
 pub mod mounts;
 pub mod mpi;
 pub mod options;

@@ -7,6 +7,7 @@
 
 use super::protocol::Reply;
 use crate::error::Result;
+use crate::launch::loader::{LIBC, LOADERS};
 use crate::squashfs::read::{Image, Inode};
 use rustix::io::Errno;
 use std::io::IoSlice;
@@ -15,16 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Where programs name their loader, by their ABI.
-const LOADERS: &[&str] = if cfg!(target_arch = "x86_64") {
-    &["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"]
-} else if cfg!(target_arch = "aarch64") {
-    &["/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-aarch64.so.1"]
-} else {
-    &[]
-};
-const LIBC: &str = "libc.so.6";
-/// Small ones, of which the first two are read while the capsule is made.
+/// Small ones, which a launch or the loader reads whole.
 const SMALL: &[&str] = &["/etc/passwd", "/etc/group", "/etc/ld.so.cache"];
 /// Of each file. A C library is a little smaller.
 const MOST: u64 = 2 << 20;
@@ -38,8 +30,8 @@ struct File {
     node: u64,
     inode: Inode,
     length: u64,
-    /// How much of it, from its beginning on, is not in the cache.
-    cold: u64,
+    /// How much of it, from its beginning on, is in the cache.
+    warm: u64,
     /// The kernel has heard of it.
     known: bool,
 }
@@ -93,7 +85,7 @@ impl Hot {
             .map(|inode| File {
                 node: super::answer::node_id(image, inode.reference),
                 length: inode.size().min(MOST),
-                cold: inode.size().min(MOST),
+                warm: 0,
                 inode,
                 known: false,
             })
@@ -145,10 +137,10 @@ impl Hot {
             if let Some(index) = files.iter().position(|file| file.known) {
                 return Some(Task::HandOver(files.swap_remove(index)));
             }
-            // From the end: what begins a file is stored as it is, and costs little when it is asked for.
-            if let Some(file) = files.iter_mut().find(|file| file.cold > 0) {
-                file.cold = (file.cold - 1) / PART * PART;
-                return Some(Task::Warm(file.inode.clone(), file.cold));
+            if let Some(file) = files.iter_mut().find(|file| file.warm < file.length) {
+                let at = file.warm;
+                file.warm += PART;
+                return Some(Task::Warm(file.inode.clone(), at));
             }
             files = self
                 .changed

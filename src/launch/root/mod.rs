@@ -15,6 +15,7 @@ mod left_out;
 mod points;
 
 use super::inside::InsidePath;
+use super::loader::{LIBC_PATHS, LOADERS};
 use super::passwd::{self, Account};
 use super::step::{Access, Content, Identity, Image, Like, Missing, MountPoint, Step, Target};
 use crate::sys::mount::{self, Attributes};
@@ -32,23 +33,6 @@ const STAGES: [&str; 6] = ["/tmp", "/dev/shm", "/var/tmp", "/run", "/mnt", "/usr
 const CHANGES: &str = "changes";
 const WORK: &str = "work";
 const MAX_IMAGE_FILE: usize = 1 << 20;
-/// What nearly every command reads first, by the names that it will ask for.
-const READ_FIRST: &[&str] = if cfg!(target_arch = "x86_64") {
-    &[
-        "/lib64/ld-linux-x86-64.so.2",
-        "/lib/x86_64-linux-gnu/libc.so.6",
-        "/lib64/libc.so.6",
-    ]
-} else if cfg!(target_arch = "aarch64") {
-    &[
-        "/lib/ld-linux-aarch64.so.1",
-        "/lib/aarch64-linux-gnu/libc.so.6",
-        "/lib64/libc.so.6",
-    ]
-} else {
-    &[]
-};
-
 /// What a step failed with, before it is put in words.
 #[derive(Debug)]
 pub struct Fault {
@@ -453,15 +437,14 @@ impl Staging {
         }
     }
 
-    /// A file's content waits until the image is checked. What the command will ask for is looked up before, so that the
-    /// server can give it to the kernel as soon as it may.
+    /// Looks up what the command will ask for first, by the names that it will use: the server hands a file to the kernel
+    /// as soon as it may, which is when the kernel has heard of it.
     fn look_ahead(&mut self) -> Done {
         if std::mem::take(&mut self.ahead) {
-            for path in READ_FIRST {
-                let found = in_root(self.root()?, path, Last::Follow);
-                if found.is_ok() && path.ends_with("libc.so.6") {
-                    break;
-                }
+            let root = self.root()?;
+            for paths in [LOADERS, LIBC_PATHS] {
+                let found = |path: &&str| in_root(root, path, Last::Follow).is_ok();
+                let _ = paths.iter().copied().find(found);
             }
         }
         Ok(())
