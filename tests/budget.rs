@@ -11,7 +11,6 @@ const LONG: &[(&str, usize)] = &[
     ("src/image/source/registry/client.rs", 610),
     ("src/image/tree.rs", 730),
     ("src/pack/index.rs", 680),
-    ("tests/capsule/mod.rs", 640),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 //! The moments are spread over the time that a launch takes, by a counter, not by chance, so that a failure can be had
 //! again. `CARRACK_TESTS_ROUNDS` chooses how many (40 unless told; the full run has 500).
 
-use super::{Job, first_line, out, squashfs, tree};
+use super::tools::{Job, first_line, out, squashfs, tree};
 use crate::need::need;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

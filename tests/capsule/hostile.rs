@@ -1,6 +1,7 @@
 //! What images and other users of the node can put in the way.
 
-use super::{Job, WHERE, copy, out, task, tree};
+use super::WHERE;
+use super::tools::{Job, copy, out, task, tree};
 use crate::need::need;
 use std::path::{Path, PathBuf};
 use std::process::Command;

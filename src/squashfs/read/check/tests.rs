@@ -4,7 +4,7 @@ use super::super::Options;
 use super::super::tests::{facts_in, have, mksquashfs, noise, open, sealed};
 use super::*;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[test]
 fn a_checked_image_serves_no_flipped_byte() {
@@ -68,27 +68,29 @@ fn a_checked_image_serves_no_flipped_byte() {
     }
 }
 
-/// Some blocks more than a page of the table has, and metadata of several pages.
-fn many_blocks(scratch: &Path) -> PathBuf {
-    let tree = scratch.join("tree");
+/// Some blocks more than a page of the table has, and metadata of several pages; `None` without mksquashfs.
+fn many_blocks() -> Option<(tempfile::TempDir, PathBuf)> {
+    if !have("mksquashfs") {
+        return None;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let tree = scratch.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
     std::fs::write(tree.join("noise"), noise(3_000_000, 5)).unwrap();
     for number in 0..2000 {
         let name = format!("{number:03}-{:x}", number * 7919 % 4096);
         std::fs::write(tree.join(name.repeat(3)), b"").unwrap();
     }
-    let path = scratch.join("image.sqsh");
+    let path = scratch.path().join("image.sqsh");
     assert!(mksquashfs(&tree, &path, &["-comp", "gzip", "-b", "4096"]));
-    path
+    Some((scratch, path))
 }
 
 #[test]
 fn nothing_is_served_of_an_image_that_is_another_one() {
-    if !have("mksquashfs") {
+    let Some((_scratch, path)) = many_blocks() else {
         return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let path = many_blocks(scratch.path());
+    };
     let record = sealed(&path);
     assert!(record.hashes_count > (PAGE / BlockHash::SIZE) as u64 + 100);
     let other = crate::record::Squashfs {
@@ -116,11 +118,9 @@ fn nothing_is_served_of_an_image_that_is_another_one() {
 
 #[test]
 fn metadata_is_held_to_its_pages_when_it_is_read() {
-    if !have("mksquashfs") {
+    let Some((_scratch, path)) = many_blocks() else {
         return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let path = many_blocks(scratch.path());
+    };
     let record = sealed(&path);
     let image = open(&path);
     image.check(&record).unwrap();
@@ -149,11 +149,9 @@ fn metadata_is_held_to_its_pages_when_it_is_read() {
 
 #[test]
 fn an_image_without_hashes_of_pages_is_checked_as_a_whole() {
-    if !have("mksquashfs") {
+    let Some((_scratch, path)) = many_blocks() else {
         return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let path = many_blocks(scratch.path());
+    };
     let sealed = sealed(&path);
     let bytes = std::fs::read(&path).unwrap();
     let image = open(&path);
