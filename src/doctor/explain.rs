@@ -143,12 +143,15 @@ pub fn fuse_mount(answer: Answer) -> Finding {
     }
 }
 
-/// Needed for `--writable` only: missing mount points have another way.
+/// Needed for `--writable`, and for speed: without it a server is asked for more than it has to be.
 pub fn overlay(answer: Answer) -> Finding {
     const SUBJECT: &str = "overlay";
     match answer {
         Ok(()) => Finding::ok(SUBJECT, "`--writable` works"),
-        Err(errno) => Finding::warn(SUBJECT, format!("`--writable` does not work ({errno})"))
+        Err(errno) => Finding::warn(
+            SUBJECT,
+            format!("`--writable` does not work ({errno}), and imports of python in many tasks take longer"),
+        )
             .cause("the kernel does not allow overlays in user namespaces")
             .remedy("Linux 5.11 or RHEL 9 is needed; `--mount type=tmpfs,dst=DIR` makes single directories writable"),
     }

@@ -172,6 +172,7 @@ fn trials() -> Vec<String> {
         "overlay",
         mount::overlay(
             "/tmp/over",
+            "carrack-doctor",
             &["/tmp/lower"],
             Some(("/tmp/upper", "/tmp/work")),
         ),

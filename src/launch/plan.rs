@@ -106,7 +106,9 @@ pub fn plan(found: &Found, request: &Request, config: &Config, facts: &HostFacts
     };
     let mut layout = Layout::default();
     layout.steps.push(Step::Image(found.image.clone()));
-    layout.steps.extend(overlay(request, &profile)?);
+    layout
+        .steps
+        .extend(overlay(request, &profile, &found.image)?);
     layout.system(dev);
     for mount in &mounts {
         layout.place(mount);
@@ -182,10 +184,13 @@ fn asked_variable(
 }
 
 /// What lies over the image.
-fn overlay(request: &Request, profile: &Profile) -> Result<Option<Step>> {
+fn overlay(request: &Request, profile: &Profile, image: &Image) -> Result<Option<Step>> {
     let access = request.root.unwrap_or(profile.root);
     Ok(match (&request.kept, access) {
-        (None, RootAccess::ReadOnly) => None,
+        (None, RootAccess::ReadOnly) => match image {
+            Image::Squashfs { .. } => Some(Step::ImageOverlay),
+            Image::Directory { .. } => None,
+        },
         (None, RootAccess::Writable { size }) => Some(Step::Overlay { size }),
         (Some(at), access) => Some(Step::KeptOverlay {
             at: at.clone(),

@@ -21,6 +21,10 @@ use std::path::{Path, PathBuf};
 pub enum Step {
     /// Puts the image at the staging directory, which becomes the new root. Always the first step.
     Image(Image),
+    /// Lays an empty directory over the image, where the kernel allows it, so that a server in user mode is not asked what
+    /// the kernel can answer: `ioctl(TCGETS)`, with which python looks at every file that it opens, costs a FUSE server
+    /// two switches of context each time, and all tasks of a node wait for the same one.
+    ImageOverlay,
     /// Lays a writable, discarded tmpfs over the image (overlay with `userxattr`).
     Overlay { size: Option<u64> },
     /// Lays a directory of the host over the image. What is written stays there, for the next capsule that has it.
@@ -292,6 +296,9 @@ impl fmt::Display for Step {
             }
             Step::Image(Image::Directory { path }) => {
                 write!(out, "image {} (directory, ro)", path.display())
+            }
+            Step::ImageOverlay => {
+                out.write_str("overlay of the image alone (if the kernel allows it)")
             }
             Step::Overlay { size } => {
                 write!(out, "overlay writable, discarded at the end{}", Size(*size))

@@ -4,7 +4,7 @@ use super::{Errno, Result};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Calls with a fallback. The names are those of `CARRACK_PRETEND_MISSING`.
+/// Calls with a fallback, and what some kernels refuse although they know the call. The names are those of `CARRACK_PRETEND_MISSING`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Call {
@@ -15,9 +15,11 @@ pub enum Call {
     CloseRange,
     PidfdOpen,
     Listmount,
+    /// `mount` of an overlay in a user namespace.
+    Overlay,
 }
 
-const NAMES: [(&str, Call); 7] = [
+const NAMES: [(&str, Call); 8] = [
     ("openat2", Call::Openat2),
     ("open_tree", Call::OpenTree),
     ("move_mount", Call::MoveMount),
@@ -25,6 +27,7 @@ const NAMES: [(&str, Call); 7] = [
     ("close_range", Call::CloseRange),
     ("pidfd_open", Call::PidfdOpen),
     ("listmount", Call::Listmount),
+    ("overlay", Call::Overlay),
 ];
 
 static MISSING: AtomicU32 = AtomicU32::new(0);

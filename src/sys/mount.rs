@@ -115,18 +115,21 @@ pub fn fuse(device: impl AsFd, at: &str, uid: u32, gid: u32, source: &str) -> Re
 
 /// Lays directories over each other, topmost first. `upper` is a pair of directories on one tmpfs: changes, and work space.
 /// Directories are named by paths without `:`, `,` or `\`.
-pub fn overlay(at: &str, lower: &[&str], upper: Option<(&str, &str)>) -> Result<()> {
+/// `source` is what `df` shows.
+pub fn overlay(at: &str, source: &str, lower: &[&str], upper: Option<(&str, &str)>) -> Result<()> {
     let mut options = format!("lowerdir={}", lower.join(":"));
     if let Some((changes, work)) = upper {
         options.push_str(&format!(",upperdir={changes},workdir={work}"));
     }
+    // Numbers of inodes as in the lower directory: with bits added to them 32-bit programs could not tell them any more.
+    options.push_str(",xino=off");
     // Without `userxattr` the mount works and removing a directory of the image later fails with EIO.
     options.push_str(",userxattr");
     let attributes = Attributes {
         read_only: upper.is_none(),
         ..Attributes::SAFE
     };
-    new("overlay", "carrack", at, attributes, &options)
+    new("overlay", source, at, attributes, &options)
 }
 
 fn new(kind: &str, source: &str, at: &str, attributes: Attributes, options: &str) -> Result<()> {

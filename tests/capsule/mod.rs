@@ -9,11 +9,13 @@ mod hostile;
 mod tools;
 
 use crate::need::need;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tools::{Job, first_line, out, outs, squashfs, task, tree};
 
@@ -373,5 +375,35 @@ fn the_image_is_opened_once_on_a_node() {
     out(&job.run(0, &["true"]));
     let joiner = touches(&job, 1);
     assert!(joiner.is_empty(), "{joiner:#?}");
+    job.nothing_is_left();
+}
+
+/// Python looks at every file that it opens in this way, and FUSE has no other answer than its server's.
+#[test]
+fn whether_a_file_is_a_terminal_is_not_asked_of_the_server() {
+    need!(Userns, Fuse, SquashfsTools);
+    let job = Job::new(squashfs()).tasks(1);
+    let script = "exec 3</data/cargo; echo in; read go; [ -t 3 ]; echo $?";
+    let mut command = job.command(0, &["sh", "-c", script]);
+    let mut task = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(first_line(&mut task), "in");
+    let server = Pid::from_raw(job.broker().unwrap() as i32);
+    // Where overlays are not to be used the server has to answer.
+    let forced = std::env::var_os("CARRACK_PRETEND_MISSING").is_some();
+    if !forced {
+        kill(server, Signal::SIGSTOP).unwrap();
+    }
+    task.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let answered = (0..2000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        task.try_wait().unwrap().is_some()
+    });
+    kill(server, Signal::SIGCONT).unwrap();
+    assert!(answered, "the server is asked");
+    assert_eq!(first_line(&mut task), "1");
     job.nothing_is_left();
 }

@@ -86,6 +86,8 @@ fn plan(image: &str, command: &[&str]) -> Plan {
         steps.push(Step::Overlay {
             size: Some(16 << 20),
         });
+    } else if image.ends_with(".sqsh") {
+        steps.push(Step::ImageOverlay);
     }
     let own = std::env::current_exe().unwrap();
     let own = own.parent().unwrap().to_path_buf();

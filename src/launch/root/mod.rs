@@ -3,6 +3,7 @@
 //! ```text
 //! /            a tmpfs of ours, made the root first, so that no bind of the host's /tmp or /dev shows the work in progress
 //! /image       the image
+//! /nothing     an empty directory, for an overlay of the image alone
 //! /root        the overlay or the mirror over it, if the plan or a missing mount point needs one
 //! /parts       generated files, bound into place
 //! /old         the host, until the last step
@@ -18,6 +19,7 @@ use super::inside::InsidePath;
 use super::loader::{LIBC_PATHS, LOADERS};
 use super::passwd::{self, Account};
 use super::step::{Access, Content, Identity, Image, Like, Missing, MountPoint, Step, Target};
+use crate::sys::attempt::{Call, have};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::resolve::{Last, in_root};
 use crate::sys::{Errno, fd, namespace};
@@ -161,6 +163,8 @@ struct Staging {
     fuse: Option<Result<OwnedFd, Errno>>,
     /// Kinds of the sources, which mount points are to be like.
     likes: BTreeMap<PathBuf, FileType>,
+    /// What `df` shows for it.
+    source: String,
     /// The root being built; first the image, then what lies over it.
     root: Option<OwnedFd>,
     /// The root accepts new files.
@@ -179,6 +183,7 @@ impl Staging {
             kept: None,
             fuse: None,
             likes: BTreeMap::new(),
+            source: "carrack".into(),
             root: None,
             writable: false,
             ahead: false,
@@ -259,6 +264,7 @@ impl Staging {
     fn step(&mut self, number: usize, step: &Step, ground: &mut Ground<'_>) -> Done {
         match step {
             Step::Image(image) => self.image(number, image, ground),
+            Step::ImageOverlay => self.image_overlay(),
             Step::Overlay { size } => self.overlay(*size),
             Step::KeptOverlay { access, .. } => self.kept_overlay(*access),
             Step::MountPoints(points) => self.mount_points(points),
@@ -338,6 +344,7 @@ impl Staging {
                     ..
                 } = ground.identity;
                 mount::fuse(&device, "/image", inside_uid, inside_gid, name)?;
+                self.source = name.clone();
                 (ground.serve)(device).map_err(fuse)?;
                 points::list("/image");
                 self.ahead = true;
@@ -360,6 +367,19 @@ impl Staging {
         Ok(())
     }
 
+    /// Without it everything works, too.
+    fn image_overlay(&mut self) -> Done {
+        if have(Call::Overlay) {
+            rustix::fs::mkdir("/nothing", Mode::from_raw_mode(0o755))?;
+            // The image on top, because `df` shows the topmost.
+            let lower = ["/image", "/nothing"];
+            if mount::overlay("/root", &self.source, &lower, None).is_ok() {
+                self.root = Some(mount::place("/root")?);
+            }
+        }
+        Ok(())
+    }
+
     fn overlay(&mut self, size: Option<u64>) -> Done {
         rustix::fs::mkdir("/upper", Mode::RWXU)?;
         mount::tmpfs(mount::place("/upper")?, size, 0o755, Attributes::SAFE)?;
@@ -370,6 +390,7 @@ impl Staging {
         rustix::fs::mkdir("/upper/work", Mode::RWXU)?;
         mount::overlay(
             "/root",
+            &self.source,
             &["/image"],
             Some(("/upper/changes", "/upper/work")),
         )?;
@@ -381,10 +402,11 @@ impl Staging {
     fn kept_overlay(&mut self, access: Access) -> Done {
         let kept = self.kept.take().ok_or(Errno::NOENT)?;
         let [changes, work] = kept.each_ref().map(fd::path_of);
-        match access {
-            Access::ReadWrite => mount::overlay("/root", &["/image"], Some((&changes, &work)))?,
-            Access::ReadOnly => mount::overlay("/root", &[&changes, "/image"], None)?,
-        }
+        let (lower, upper): (&[&str], _) = match access {
+            Access::ReadWrite => (&["/image"], Some((changes.as_str(), work.as_str()))),
+            Access::ReadOnly => (&[&changes, "/image"], None),
+        };
+        mount::overlay("/root", &self.source, lower, upper)?;
         self.root = Some(mount::place("/root")?);
         self.writable = access == Access::ReadWrite;
         Ok(())

@@ -142,7 +142,7 @@ impl Mirrors {
         make_all(new.as_fd(), Path::new("/"), directory, wanted)?;
         rustix::fs::chmod(&skeleton, mode_of(old)? | Mode::RWXU)?;
         let lower = fd::path_of(old);
-        Ok(mount::overlay(&lower, &[&skeleton, &lower], None).is_ok())
+        Ok(mount::overlay(&lower, "carrack", &[&skeleton, &lower], None).is_ok())
     }
 }
 
