@@ -123,6 +123,7 @@ impl Hot {
                 Task::HandOver(file) => self.hand_over_one(image, &file),
                 Task::Warm(inode, at) => image.read_pieces(&inode, at, 1, drop),
             };
+            let_others_run();
         }
         self.idle.store(true, Ordering::Release);
     }
@@ -171,7 +172,14 @@ impl Hot {
                 std::thread::sleep(MOMENT);
             }
             at += length;
+            let_others_run();
         }
         Ok(())
     }
+}
+
+/// Nobody waits for this thread, but whoever makes the capsule waits for threads of the kernel that want this processor for a
+/// moment (`umount` ends with a grace period of RCU): else they get it when a slice is over, milliseconds later.
+fn let_others_run() {
+    std::thread::yield_now();
 }
