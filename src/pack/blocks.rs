@@ -236,3 +236,59 @@ impl PackFile {
 pub fn stored(size: u32) -> u64 {
     u64::from(size & DATA_SIZE_MASK)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::squashfs::format::DATA_UNCOMPRESSED;
+
+    fn block(number: u32) -> Event {
+        // No multiple of anything.
+        let length = 100_001 + number % 7;
+        let bytes: Vec<u8> = (0..length)
+            .map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(number) >> 24) as u8)
+            .collect();
+        let mut hash = [0; 20];
+        hash[..4].copy_from_slice(&number.to_le_bytes());
+        Event::Stored {
+            bytes,
+            size: length | DATA_UNCOMPRESSED,
+            hash,
+            fragment: false,
+        }
+    }
+
+    #[test]
+    fn a_long_file_that_comes_again_is_written_once_and_what_follows_stays_whole() {
+        let file = tempfile::tempfile().unwrap();
+        let mut pack = PackFile::new(file.try_clone().unwrap());
+        let mut expected = Vec::new();
+        // Far beyond what may stay in memory; the third is the first again.
+        for (blocks, new) in [
+            (0..250, true),
+            (250..251, true),
+            (0..250, false),
+            (300..333, true),
+        ] {
+            for number in blocks {
+                let event = block(number);
+                pack.take(&event).unwrap();
+                if let (Event::Stored { bytes, .. }, true) = (event, new) {
+                    expected.extend(bytes);
+                }
+            }
+            pack.take(&Event::EndOfRun).unwrap();
+        }
+        let (file, blocks) = pack.finish().unwrap();
+        assert_eq!(blocks.length, expected.len() as u64);
+        assert_eq!(file.metadata().unwrap().len(), blocks.length);
+        let mut found = vec![0; expected.len()];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected);
+        let [first, second, again, last] = blocks.runs[..] else {
+            panic!("{:?}", blocks.runs)
+        };
+        assert_eq!(again, first);
+        assert!(first.start < second.start && second.start < last.start);
+    }
+}
