@@ -121,7 +121,8 @@ pub fn overlay(at: &str, source: &str, lower: &[&str], upper: Option<(&str, &str
     if let Some((changes, work)) = upper {
         options.push_str(&format!(",upperdir={changes},workdir={work}"));
     }
-    // Numbers of inodes as in the lower directory: with bits added to them 32-bit programs could not tell them any more.
+    // Numbers of inodes as in the lower directory: with bits added to them, `stat` fails in 32-bit programs. The price is
+    // that files are on another device than their directories, which of the usual tools only `du -x` minds.
     options.push_str(",xino=off");
     // Without `userxattr` the mount works and removing a directory of the image later fails with EIO.
     options.push_str(",userxattr");

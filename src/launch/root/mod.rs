@@ -11,6 +11,10 @@
 //! ```
 //! Sources are opened before anything is mounted, targets are found by descriptor inside the new root, so nothing that an
 //! image or another process of the user does to names in between can move a mount. Deliberately absent: choices.
+//!
+//! The first design had no overlay over an image that is only read. But of what FUSE cannot answer in the kernel one thing
+//! is frequent, python's `ioctl` for each file that it opens, and eight imports at once took a quarter longer for it than
+//! on the kernel's own squashfs mount. The overlay's price is a third of a microsecond for each `stat`.
 
 mod left_out;
 mod points;
