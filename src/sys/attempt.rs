@@ -4,7 +4,8 @@ use super::{Errno, Result};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Calls with a fallback, and what some kernels refuse although they know the call. The names are those of `CARRACK_PRETEND_MISSING`.
+/// Calls with a fallback, and what some kernels refuse although they know the call. The names are those of
+/// `CARRACK_PRETEND_MISSING`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Call {

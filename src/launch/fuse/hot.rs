@@ -7,7 +7,7 @@
 
 use super::protocol::Reply;
 use crate::error::Result;
-use crate::launch::loader::{LIBC, LOADERS};
+use crate::launch::loader;
 use crate::squashfs::read::{Image, Inode};
 use rustix::io::Errno;
 use std::io::IoSlice;
@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+/// glibc's name of the C library; musl's is the loader itself.
+const LIBC: &str = "libc.so.6";
 /// Small ones, which a launch or the loader reads whole.
 const SMALL: &[&str] = &["/etc/passwd", "/etc/group", "/etc/ld.so.cache"];
 /// Of each file. A C library is a little smaller.
@@ -72,7 +74,7 @@ impl Hot {
             }
         }
         let mut found = Vec::new();
-        for path in LOADERS {
+        for path in loader::HERE.loaders {
             let Ok(Some(loader)) = image.follow(path.as_bytes()) else {
                 continue;
             };
@@ -178,8 +180,8 @@ impl Hot {
     }
 }
 
-/// Nobody waits for this thread, but whoever makes the capsule waits for threads of the kernel that want this processor for a
-/// moment (`umount` ends with a grace period of RCU): else they get it when a slice is over, milliseconds later.
+/// Nobody waits for this thread, but whoever makes the capsule waits for threads of the kernel that want this processor
+/// for a moment (`umount` ends with a grace period of RCU): else they get it when a slice is over, milliseconds later.
 fn let_others_run() {
     std::thread::yield_now();
 }

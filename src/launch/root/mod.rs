@@ -20,7 +20,7 @@ mod left_out;
 mod points;
 
 use super::inside::InsidePath;
-use super::loader::{LIBC_PATHS, LOADERS};
+use super::loader;
 use super::passwd::{self, Account};
 use super::step::{Access, Content, Identity, Image, Like, Missing, MountPoint, Step, Target};
 use crate::sys::attempt::{Call, have};
@@ -468,7 +468,7 @@ impl Staging {
     fn look_ahead(&mut self) -> Done {
         if std::mem::take(&mut self.ahead) {
             let root = self.root()?;
-            for paths in [LOADERS, LIBC_PATHS] {
+            for paths in [loader::HERE.loaders, loader::HERE.libc] {
                 let found = |path: &&str| in_root(root, path, Last::Follow).is_ok();
                 let _ = paths.iter().copied().find(found);
             }
