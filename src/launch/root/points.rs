@@ -12,6 +12,7 @@ use crate::sys::{Errno, fd, remount};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -85,16 +86,17 @@ impl Mirrors {
 
     fn complete(&mut self, directory: &Path, wanted: &Missing) -> Done {
         let old = in_root(&self.root, directory, Last::Follow)?;
-        let entries = entries(&old)?;
         let is_root = directory == Path::new("/");
+        let listed = match directories_in(&old)? > FEW {
+            true => None,
+            false => Some(entries(&old)?),
+        };
+        let many = listed.as_ref().is_none_or(|entries| entries.len() > FEW);
         // Not every file system may lie below an overlay, and old kernels allow none here.
-        if !is_root
-            && entries.len() > FEW
-            && !has_mounts_below(&old)
-            && self.lay_over(directory, &old, wanted)?
-        {
+        if !is_root && many && !has_mounts_below(&old) && self.lay_over(directory, &old, wanted)? {
             return Ok(());
         }
+        let entries = listed.map_or_else(|| entries(&old), Ok)?;
         // A directory of the stage, because a file system of its own would cost as much as ten binds.
         let part = mount::place(self.part()?)?;
         let new = if is_root {
@@ -183,10 +185,16 @@ fn has_mounts_below(directory: &OwnedFd) -> bool {
         })
 }
 
+/// At least so many directories are in this one; most file systems tell without a listing, the others say none.
+fn directories_in(directory: &OwnedFd) -> Done<usize> {
+    let links = rustix::fs::fstat(directory)?.st_nlink;
+    Ok(links.saturating_sub(2) as usize)
+}
+
 pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
     let listing = rustix::fs::openat(directory, ".", LISTING, Mode::empty())?;
-    let mut room = Vec::with_capacity(LISTED_AT_ONCE);
-    let mut listing = RawDir::new(&listing, room.spare_capacity_mut());
+    let mut room = [MaybeUninit::uninit(); ENTRIES_AT_ONCE];
+    let mut listing = RawDir::new(&listing, &mut room);
     let mut names = Vec::new();
     while let Some(entry) = listing.next() {
         let entry = entry?;
@@ -201,6 +209,8 @@ pub(super) fn entries(directory: &OwnedFd) -> Done<Vec<CString>> {
 const LISTING: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
+/// Nearly always few are bound back.
+const ENTRIES_AT_ONCE: usize = 2 << 10;
 const LISTED_AT_ONCE: usize = 16 << 10;
 
 /// Lists the beginning of a directory, so that a server says in one answer what it would be asked for name by name.
