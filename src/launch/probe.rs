@@ -95,6 +95,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(8 << 10);
     let file = std::fs::File::open(path).or_say(what)?;
     file.take(limit).read_to_end(&mut bytes).or_say(what)?;
+    bytes.shrink_to_fit();
     Ok(bytes)
 }
 

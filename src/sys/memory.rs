@@ -16,7 +16,9 @@ const LARGE: usize = 128 << 10;
 /// The usual size; there is nothing to gain on a system with another.
 const PAGE: usize = 4096;
 /// What every launch uses.
-const AT_ONCE: usize = 128 << 10;
+const AT_ONCE: usize = 64 << 10;
+/// What a server does, before it has threads.
+const SERVER: usize = 128 << 10;
 
 /// The allocator of this program, if it is this one.
 static IN_USE: AtomicPtr<Memory> = AtomicPtr::new(std::ptr::null_mut());
@@ -109,7 +111,7 @@ impl Memory {
 pub fn get_own_pages() {
     // SAFETY: only `get_pages` stores a pointer there, to a static.
     if let Some(memory) = unsafe { IN_USE.load(Ordering::Relaxed).as_ref() } {
-        populate(memory.start(), AT_ONCE);
+        populate(memory.start(), SERVER);
     }
 }
 
