@@ -5,7 +5,6 @@ use super::fd::{self, last_errno};
 use super::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuSet};
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,11 +53,56 @@ struct Between<'a, Run> {
     run: Option<Run>,
 }
 
-/// Room for what the process in between calls. What it starts goes on below, where it finds the rest of the stack.
-const BETWEEN_STACK: usize = 16 << 10;
+/// As large as a thread's of the program. Pages that are not used cost nothing.
+const STACK: usize = 2 << 20;
+const GUARD: usize = 64 << 10;
 
-#[repr(align(64))]
-struct Stack([MaybeUninit<u8>; BETWEEN_STACK]);
+/// A stack for the process in between, and for the one that it starts, whose own stack it stays: `run` may open an image and
+/// serve for days. Nothing else lies there, and what lies below cannot be touched.
+struct Stack(*mut libc::c_void);
+
+impl Stack {
+    fn get() -> Result<Stack> {
+        // SAFETY: a new mapping replaces nothing.
+        let place = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                GUARD + STACK,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if place == libc::MAP_FAILED {
+            return Err(last_errno());
+        }
+        let stack = Stack(place);
+        // SAFETY: these pages are part of the mapping, which nobody else knows.
+        match unsafe {
+            libc::mprotect(
+                place.byte_add(GUARD),
+                STACK,
+                libc::PROT_READ | libc::PROT_WRITE,
+            )
+        } {
+            0 => Ok(stack),
+            _ => Err(last_errno()),
+        }
+    }
+
+    /// Where a stack that grows downwards begins.
+    fn top(&self) -> *mut libc::c_void {
+        self.0.wrapping_byte_add(GUARD + STACK)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `get`, and the process that ran there has its own copy.
+        unsafe { libc::munmap(self.0, GUARD + STACK) };
+    }
+}
 
 /// Runs `run` in a process of its own session that is nobody's child, and returns here as soon as that exists. It has copies
 /// of `keep`, which it gets in the same order, `/dev/null` as standard files, and no other descriptor: `run` must not use any
@@ -71,15 +115,13 @@ pub fn detach<Run: FnOnce(Vec<OwnedFd>)>(keep: &[BorrowedFd<'_>], run: Run) -> R
         keep,
         run: Some(run),
     };
-    let mut stack = Stack([MaybeUninit::uninit(); BETWEEN_STACK]);
-    // SAFETY: the pointer to one past the end of an array is allowed.
-    let top = unsafe { stack.0.as_mut_ptr().add(BETWEEN_STACK) };
+    let stack = Stack::get()?;
     // SAFETY: this process has one thread (the callers' contract: nothing starts threads before the command is executed),
     // which stands still until the new one has ended, so `between` and the stack are its own until then.
     let child = unsafe {
         libc::clone(
             start_between::<Run>,
-            top.cast(),
+            stack.top(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
             (&raw mut between).cast(),
         )
@@ -300,5 +342,40 @@ mod tests {
         assert!(!exists(pid));
         assert!(!exists(0));
         assert_eq!(watch(pid).map(drop), Err(Errno::SRCH));
+    }
+
+    /// Uses some kibibytes of stack for each.
+    #[inline(never)]
+    fn deep(count: usize) -> usize {
+        let room = std::hint::black_box([1_u8; 1024]);
+        match count {
+            0 => 0,
+            _ => usize::from(room[count % room.len()]) + deep(count - 1),
+        }
+    }
+
+    #[test]
+    fn what_is_started_has_a_stack_of_its_own() {
+        use std::os::fd::AsFd;
+        let (ours, theirs) = crate::sys::socket::pair().unwrap();
+        let here = std::hint::black_box([7_u8; 64]);
+        let child = detach(&[theirs.as_fd()], |fds| {
+            let there = std::hint::black_box([0_u8; 64]);
+            let text = format!("{} {} {}", deep(500), here[63], there.as_ptr() as usize);
+            let _ = crate::sys::socket::send(&fds[0], text.as_bytes(), &[]);
+        });
+        child.unwrap().check().unwrap();
+        drop(theirs);
+        let (bytes, _) = crate::sys::socket::receive(&ours, 100).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let there: usize = text.strip_prefix("500 7 ").unwrap().parse().unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let my_stack = maps.lines().find_map(|line| {
+            let (from, rest) = line.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            let range = number(from)?..number(rest.split_once(' ')?.0)?;
+            range.contains(&(here.as_ptr() as usize)).then_some(range)
+        });
+        assert!(!my_stack.unwrap().contains(&there), "{there:x}");
     }
 }
