@@ -32,6 +32,10 @@ pub fn cause(step: &Step, fault: &Fault) -> String {
 /// What the user or the site can do about a failed step.
 pub fn hint_for(step: &Step, fault: &Fault) -> Option<String> {
     let text = match (step, fault.place, fault.errno) {
+        // Whatever reads the image next gets them.
+        (_, _, Errno::NOTCONN | Errno::CONNABORTED) | (Step::Image(_), _, Errno::PIPE) => {
+            "the process that serves the image has ended; was it killed for memory?"
+        }
         (Step::Image(_), Place::Fuse, Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
             "the `fuse` kernel module is not loaded on the node: `modprobe fuse`"
         }
@@ -50,9 +54,6 @@ pub fn hint_for(step: &Step, fault: &Fault) -> Option<String> {
         }
         (Step::Image(_), Place::Mount, Errno::INVAL) => {
             "the kernel is too old for FUSE in user namespaces (4.18 is needed)"
-        }
-        (Step::Image(_), _, Errno::NOTCONN | Errno::CONNABORTED | Errno::PIPE) => {
-            "the process that serves the image has ended; was it killed for memory?"
         }
         (Step::Overlay { .. }, _, Errno::PERM | Errno::INVAL | Errno::NODEV) => {
             "this kernel does not allow overlays in user namespaces (5.11 is needed); leave out `--writable`"
@@ -180,6 +181,7 @@ mod tests {
             (bind(), Place::Source, Errno::NOENT, "/work", "x-create"),
             (bind(), Place::Target, Errno::NOTDIR, "/data", "mount point"),
             (bind(), Place::Mount, Errno::NOSPC, "", "mount-max"),
+            (bind(), Place::Target, Errno::NOTCONN, "inside", "has ended"),
             (
                 Step::Overlay { size: None },
                 Place::Mount,
