@@ -317,7 +317,7 @@ fn cold(
             .into_iter()
             .filter(|world| !world.name.starts_with("bwrap")),
     );
-    for (count, rounds) in [(1, 8), (8, 8)] {
+    for (count, rounds) in [(1, 8), (8, 12)] {
         let mut times = vec![f64::INFINITY; worlds.len()];
         for _ in 0..rounds {
             for (time, world) in times.iter_mut().zip(&worlds) {
