@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::handover;
 use crate::jobs::environment;
+use crate::launch::facts::HostFacts;
 use crate::launch::options::{OPTIONS, Shape, apply};
 use crate::launch::request::{Mode, Origin, Request};
 use crate::launch::spellings::{SPELLINGS, Takes};
@@ -273,18 +274,14 @@ impl LaunchArgs {
         (!args.words.iter().any(|word| word.is_empty())).then_some(args)
     }
 
-    /// Everything that was asked for, through all doors.
-    pub fn request(&self, mode: Mode) -> Result<Request> {
+    /// Everything that was asked for, through all doors; `caller` is this process.
+    pub fn request(&self, mode: Mode, caller: &HostFacts) -> Result<Request> {
         let flags = || {
             self.pairs
                 .iter()
                 .map(|(name, value)| (*name, value.clone()))
         };
-        let variables: Vec<(&str, OsString)> = OPTIONS
-            .iter()
-            .filter_map(|option| Some((option.variable, std::env::var_os(option.variable)?)))
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
+        let variables = set_variables(&caller.environment);
         // Which environment files there are must be known before the doors above them are applied.
         let mut asked = Request::default();
         apply(&mut asked, &Origin::Flag, flags())?;
@@ -325,6 +322,21 @@ impl LaunchArgs {
     }
 }
 
+/// The options' variables that say something. Most callers have hundreds of variables and none of these.
+pub fn set_variables(environment: &[(OsString, OsString)]) -> Vec<(&'static str, OsString)> {
+    let ours: Vec<_> = environment
+        .iter()
+        .filter(|(name, _)| name.as_bytes().starts_with(b"CARRACK_"))
+        .collect();
+    let value = |variable: &str| Some(&ours.iter().find(|(name, _)| name == variable)?.1);
+    OPTIONS
+        .iter()
+        .filter_map(|option| Some((option.variable, value(option.variable)?)))
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name, value.clone()))
+        .collect()
+}
+
 fn utf8(word: &OsStr) -> Result<&str> {
     word.to_str()
         .ok_or_else(|| Error::usage(format!("the image `{}` is not valid UTF-8", word.display())))
@@ -351,7 +363,7 @@ mod tests {
         } else {
             Mode::Exec
         };
-        let request = parse(line).request(mode).unwrap();
+        let request = parse(line).request(mode, &HostFacts::plain()).unwrap();
         let command: Vec<&str> = request
             .command
             .iter()
@@ -529,5 +541,24 @@ mod tests {
                 .to_string();
             assert!(text.contains("is not offered"), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn of_the_variables_those_of_options_count_that_say_something() {
+        let pair = |(name, value): (&str, &str)| (OsString::from(name), OsString::from(value));
+        let environment = [
+            ("HOME", "/h"),
+            ("CARRACK_GPU", ""),
+            ("CARRACK_NETWORK", "none"),
+            // The first one counts, as for the C library.
+            ("CARRACK_NETWORK", "host"),
+            ("CARRACK_GPU", "none"),
+            ("CARRACK_UNHEARD_OF", "1"),
+            ("XCARRACK_DEV", "minimal"),
+        ];
+        assert_eq!(
+            set_variables(&environment.map(pair)),
+            [("CARRACK_NETWORK", OsString::from("none"))]
+        );
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::error::{Error, Result};
 use crate::launch::capsule::once_per_step;
+use crate::launch::facts::HostFacts;
 use crate::launch::plan::Found;
-use crate::launch::probe;
 use crate::launch::sharing::sharing;
 use crate::launch::step::{Check, Image};
 use crate::record::ImageRecord;
@@ -28,16 +28,16 @@ struct Answer {
 }
 
 /// Asks `find`, or whoever asked before among those who will share a capsule. `place` is what the answer depends on
-/// besides the name: the store, and the directory that relative names start at.
+/// besides the name: the store, and the directory that relative names start at. `caller` is this process.
 pub fn once(
     name: &str,
     capsule: Option<&str>,
     place: &[&[u8]],
+    caller: &HostFacts,
     find: impl Fn() -> Result<Found>,
 ) -> Result<Found> {
-    let facts = probe::caller();
-    let slurm = SlurmStep::read(|name| Some(facts.variable(name)?.to_str()?.to_string()));
-    let Some((job, scope)) = sharing(capsule, &facts, slurm.as_ref()).scope else {
+    let slurm = SlurmStep::read(|name| Some(caller.variable(name)?.to_str()?.to_string()));
+    let Some((job, scope)) = sharing(capsule, caller, slurm.as_ref()).scope else {
         return find();
     };
     let mut hasher = DefaultHasher::new();

@@ -3,11 +3,12 @@
 //! The rules of profiles are `launch/profile.rs`'s; here they are put to a job that is about to be made, so that what the
 //! node would refuse fails at the desk.
 
+use crate::cli::launching::set_variables;
 use crate::config::{Access, Config, Require, Settings};
 use crate::error::{Error, Result};
 use crate::jobs::assemble::{Assembled, Contract};
 use crate::launch::contract::Words;
-use crate::launch::options::{OPTIONS, apply};
+use crate::launch::options::apply;
 use crate::launch::probe;
 use crate::launch::profile::Profile;
 use crate::launch::request::{Mode, Origin, Request};
@@ -194,10 +195,7 @@ fn profile_of(request: &Request, variables: &Request) -> Request {
 
 fn variables() -> Result<Request> {
     let mut request = Request::default();
-    let set = OPTIONS
-        .iter()
-        .filter_map(|option| Some((option.variable, std::env::var_os(option.variable)?)))
-        .filter(|(_, value)| !value.is_empty());
+    let set = set_variables(&probe::caller().environment);
     apply(&mut request, &Origin::Variable, set)?;
     Ok(request)
 }

@@ -18,6 +18,7 @@ use crate::image::store::{Store, Stored, is_private, named};
 use crate::launch::bundle;
 use crate::launch::capsule::{Entered, Host};
 use crate::launch::execute::{Listener, execute};
+use crate::launch::facts::HostFacts;
 use crate::launch::plan::{Found, plan};
 use crate::launch::probe;
 use crate::launch::profile::Profile;
@@ -67,7 +68,7 @@ pub fn start(
 ///
 /// An image that is a file has none, and may exist on the nodes only.
 pub fn pin(launch: &LaunchArgs, common: &LaunchCommon, aids: &Aids) -> Result<ExitCode> {
-    let (request, settings, _) = checked(Mode::Exec, launch, common, aids)?;
+    let (request, settings, _) = checked(Mode::Exec, launch, common, aids, &probe::caller())?;
     // A root that a step before made has its image.
     if request.image.is_none() && request.name.is_some() {
         return Ok(ExitCode::SUCCESS);
@@ -86,8 +87,9 @@ fn checked(
     launch: &LaunchArgs,
     common: &LaunchCommon,
     aids: &Aids,
+    caller: &HostFacts,
 ) -> Result<(Request, Settings, Profile)> {
-    let mut request = launch.request(mode)?;
+    let mut request = launch.request(mode, caller)?;
     aids.apply(&mut request)?;
     let settings = common.common().settings()?;
     let profile = Profile::choose(&settings.config, &request)?;
@@ -115,8 +117,9 @@ fn prepare(
     aids: &Aids,
     dry_run: bool,
 ) -> Result<Plan> {
+    let caller = probe::caller();
     let (mut request, settings, profile) =
-        checked(mode, launch, common, aids).map_err(on_this_node)?;
+        checked(mode, launch, common, aids, &caller).map_err(on_this_node)?;
     let config = &settings.config;
     // A terminal makes a shell of any command.
     if !profile.interactive && !dry_run && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -136,7 +139,7 @@ fn prepare(
     let find = || find(name, &settings, common, dry_run);
     let mut found = match dry_run {
         true => find(),
-        false => looked_up::once(name, request.name.as_deref(), &place, find),
+        false => looked_up::once(name, request.name.as_deref(), &place, &caller, find),
     }
     .map_err(on_this_node)?;
     if let Some(path) = &aids.mounted {
@@ -154,7 +157,7 @@ fn prepare(
         let staged = staging::values(&found.record.config.labels, &request.inputs, &fetch)?;
         request.inputs = staging::pairs(staged);
     }
-    let mut facts = probe::facts(&request, &profile, config)?;
+    let mut facts = probe::facts(caller, &request, &profile, config)?;
     probe::image_users(&mut facts, &request, &profile, &found.image)?;
     let injection = bundle::apply(&mut profile.clone(), config, &request)?;
     if injection.wanted {

@@ -269,18 +269,11 @@ mod tests {
 
     fn facts() -> HostFacts {
         HostFacts {
-            words: Some(Words {
-                user: "alice".into(),
-                group: "staff".into(),
-                home: "/home/alice".into(),
-                job: "17".into(),
-                step: "0".into(),
-            }),
             project: Some(Project {
                 name: "p01".into(),
                 data: "/safe_data/p01".into(),
             }),
-            ..HostFacts::plain()
+            ..HostFacts::in_a_job()
         }
     }
 

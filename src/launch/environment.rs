@@ -196,8 +196,9 @@ pub enum Addition {
 pub fn merge(sources: &Sources) -> Result<Vec<(OsString, OsString)>> {
     let mut result: BTreeMap<OsString, OsString> = BTreeMap::new();
     for (name, value) in &sources.facts.environment {
-        if inherited(name, value, sources.inherit) && !result.contains_key(name) {
-            result.insert(name.clone(), value.clone());
+        if inherited(name, value, sources.inherit) {
+            // Of a name that stands there twice, the first counts, as for the C library.
+            result.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
     // The caller's search path names the host's directories.
@@ -375,7 +376,16 @@ fn items(bytes: &[u8], zero: bool) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 /// `*`, `?` and `[…]`, as in the shell; everything else is itself.
+#[inline]
 pub fn glob_matches(glob: &[u8], name: &[u8]) -> bool {
+    // Hundreds of variables meet a hundred globs in every launch, and few begin alike.
+    match (glob.first(), name.first()) {
+        (Some(b'*' | b'?' | b'['), _) => matches_from_the_start(glob, name),
+        (one, other) => one == other && matches_from_the_start(glob, name),
+    }
+}
+
+fn matches_from_the_start(glob: &[u8], name: &[u8]) -> bool {
     // Remembers the last star: linear in practice, never exponential.
     let (mut g, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -122,6 +122,21 @@ impl HostFacts {
         }
     }
 
+    /// The same one in step 0 of job 17, with what a profile may ask for filled in.
+    #[cfg(test)]
+    pub fn in_a_job() -> HostFacts {
+        HostFacts {
+            words: Some(Words {
+                user: "alice".into(),
+                group: "staff".into(),
+                home: "/home/alice".into(),
+                job: "17".into(),
+                step: "0".into(),
+            }),
+            ..HostFacts::plain()
+        }
+    }
+
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment
             .iter()

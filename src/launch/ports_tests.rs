@@ -1,6 +1,5 @@
 use super::*;
 use crate::config::Config;
-use crate::launch::contract::Words;
 
 fn labels(rows: &[(&str, &str)]) -> BTreeMap<String, String> {
     let row = |(key, value): &(&str, &str)| (format!("{PREFIX}{key}"), value.to_string());
@@ -91,19 +90,6 @@ fn labels_by_gefs_rules() {
     assert_eq!(Service::read(&foreign.into_iter().collect()), None);
 }
 
-fn facts() -> HostFacts {
-    HostFacts {
-        words: Some(Words {
-            user: "alice".into(),
-            group: "staff".into(),
-            home: "/home/alice".into(),
-            job: "17".into(),
-            step: "0".into(),
-        }),
-        ..HostFacts::plain()
-    }
-}
-
 fn placed(profile: &str, inputs: &[&str], outputs: &[&str], rows: &[(&str, &str)]) -> String {
     let parse = |words: &[&str]| words.iter().map(|word| parse(word).unwrap()).collect();
     let request = Request {
@@ -112,7 +98,7 @@ fn placed(profile: &str, inputs: &[&str], outputs: &[&str], rows: &[(&str, &str)
         ..Request::default()
     };
     let profile = Profile::named(&Config::default(), profile).unwrap();
-    match mounts(&request, &profile, &facts(), &labels(rows)) {
+    match mounts(&request, &profile, &HostFacts::in_a_job(), &labels(rows)) {
         Ok(mounts) => {
             let one = |mount: &Placed| match &mount.what {
                 What::Bind { from, access, .. } => {

@@ -41,9 +41,13 @@ const MAX_DATABASE: u64 = 16 << 20;
 /// How long a name service may take before the user goes without a name.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Looks at the node as far as a request needs it.
-pub fn facts(request: &Request, profile: &Profile, config: &Config) -> Result<HostFacts> {
-    let mut facts = caller();
+/// Looks at the node as far as a request needs it; `facts` has what [`caller`] says.
+pub fn facts(
+    mut facts: HostFacts,
+    request: &Request,
+    profile: &Profile,
+    config: &Config,
+) -> Result<HostFacts> {
     let gpu = request.gpu.unwrap_or(profile.gpu);
     facts.gpus = gpus();
     facts.refused_parts = refused_parts();

@@ -23,13 +23,12 @@ pub fn become_command(
         .iter()
         .find(|(key, _)| key == "PATH")
         .map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value.as_os_str());
-    let arguments = strings(argv.iter().map(|word| word.as_bytes().to_vec()))?;
-    let variables = strings(environment.iter().map(|(key, value)| {
-        let mut pair = key.as_bytes().to_vec();
-        pair.push(b'=');
-        pair.extend_from_slice(value.as_bytes());
-        pair
-    }))?;
+    let arguments = strings(argv.iter().map(|word| [word.as_bytes(), b"", b""]))?;
+    let variables = strings(
+        environment
+            .iter()
+            .map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()]),
+    )?;
     let mut refused = None;
     for candidate in candidates(name, path) {
         let file = CString::new(candidate.as_os_str().as_bytes())
@@ -51,12 +50,14 @@ pub fn become_command(
     }
 }
 
-fn strings(parts: impl Iterator<Item = Vec<u8>>) -> Result<Vec<CString>> {
-    parts
-        .map(|part| {
-            CString::new(part).map_err(|_| Error::usage("a NUL byte in an argument or a variable"))
-        })
-        .collect()
+fn strings<'a>(all: impl Iterator<Item = [&'a [u8]; 3]>) -> Result<Vec<CString>> {
+    all.map(|parts| {
+        // With room for the NUL, so that nothing is moved.
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 1);
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        CString::new(bytes).map_err(|_| Error::usage("a NUL byte in an argument or a variable"))
+    })
+    .collect()
 }
 
 fn candidates(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
