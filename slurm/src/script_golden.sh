@@ -76,7 +76,8 @@ keep_node() {
 
 leave_node() {
     local code=$1 kept=
-    trap : TERM USR1 USR2
+    # From here on no signal ends anything, also no program that is started: a second one often follows the first.
+    trap '' TERM USR1 USR2
     ((code != 143)) || await_tasks
     if [[ -n $kept ]]; then
         echo "not all results of $SLURMD_NODENAME could be copied; they stay in $TMPDIR there" >&2
@@ -152,7 +153,8 @@ stop() {
 finish() {
     local code=$? kept=
     trap - EXIT
-    trap : TERM INT
+    # From here on no signal ends anything, also no program that is started.
+    trap '' TERM INT
     [[ -z $running ]] || stop
     if [[ -n $keeper ]]; then
         if ((code)); then kill -USR2 "$keeper"; else kill -USR1 "$keeper"; fi 2>/dev/null

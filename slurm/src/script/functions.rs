@@ -24,7 +24,8 @@ keep_node() {
 
 leave_node() {
     local code=$1 kept=
-    trap : TERM USR1 USR2
+    # From here on no signal ends anything, also no program that is started: a second one often follows the first.
+    trap '' TERM USR1 USR2
     ((code != 143)) || await_tasks
 "#;
 
@@ -176,7 +177,8 @@ pub const FINISH_HEAD: &str = r#"# Runs once, however the job ends: all steps do
 finish() {
     local code=$? kept=
     trap - EXIT
-    trap : TERM INT
+    # From here on no signal ends anything, also no program that is started.
+    trap '' TERM INT
     [[ -z $running ]] || stop
 "#;
 
