@@ -266,3 +266,26 @@ fn variables_are_expanded_where_the_job_runs() {
             .contains("export HERE=\"$SLURM_JOB_ID/\\$(no)\"\n")
     );
 }
+
+/// Slurm's signal and the script's own often come within milliseconds of each other.
+#[test]
+fn a_second_signal_does_not_end_what_the_first_one_started() {
+    use functions::{FINISH_HEAD, KEEPER_HEAD, KEEPER_TAIL};
+    let meets_another = "remove() { sh -c 'kill -TERM $$; echo removed'; }\nawait_tasks() { :; }\n";
+    for script in [
+        format!("{KEEPER_HEAD}{KEEPER_TAIL}sleep 100 >/dev/null &\nleave_node 143"),
+        format!("running=\n{FINISH_HEAD}    remove\n}}\ntrap finish EXIT"),
+    ] {
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &format!("{meets_another}{script}")])
+            .env("TMPDIR", "/nowhere")
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash runs");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "removed\n",
+            "{script}"
+        );
+    }
+}
