@@ -16,6 +16,9 @@
 //! Floor 1 touches nothing: no file, process, environment or network. `image` and `launch` do not know each other; the
 //! [`record`] is the only bridge. `tests/floors.rs` reads the `use` lines and reports a crossing.
 
+// What comes from outside ends in an error, never in a panic. Test code is free to insist.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod config;
 pub mod elf;
 pub mod error;

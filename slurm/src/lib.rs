@@ -3,6 +3,9 @@
 //! Pure text in, text out. Deliberately absent: containers (the `[container]` table is uninterpreted pairs here), files,
 //! processes, the environment of this process.
 
+// What comes from outside ends in an error, never in a panic. Test code is free to insist.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod document;
 pub mod edf;
 pub mod job;

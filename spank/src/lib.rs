@@ -27,6 +27,9 @@
 //! Fails closed: a task whose options ask for a container and for which anything here fails ends before anything is
 //! executed. A negative return is not enough for that: for an `optional` plugin slurmstepd notes it and goes on.
 
+// What comes from outside ends in an error, never in a panic. Test code is free to insist.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod client;
 pub mod host;
 pub mod options;

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod entry;
 pub mod export;
 #[doc(hidden)]
+#[allow(clippy::expect_used, reason = "only tests read these texts")]
 pub mod fixture;
 pub mod lock;
 pub mod manifest;

@@ -5,8 +5,9 @@
 //! Holding a namespace by descriptor keeps it alive, so holding it for ever would be a leak, and letting go too early would
 //! split a step. The broker holds the descriptors while a task that it knows lives, and while tasks of the step are still to
 //! come on this node and the step lives: by count and by the life of processes, never by the clock. Afterwards the
-//! capsule lives by its processes alone, and whoever comes later (`attach`) enters through one of them. When the last is gone the kernel unmounts the
-//! image, the server ends, and so does this process. Deliberately absent: any way to outlive SIGKILL, and a supervisor.
+//! capsule lives by its processes alone, and whoever comes later (`attach`) enters through one of them. When the last is
+//! gone the kernel unmounts the image, the server ends, and so does this process. Deliberately absent: any way to outlive
+//! SIGKILL, and a supervisor.
 
 mod opening;
 mod watched;
