@@ -130,11 +130,10 @@ fn c2_g9_what_the_site_files_hold_to() {
     // Nobody was left to remove the scratch directory but the epilog.
     let killed = submit("-p haven", "stay");
     let copy = format!("scratch/alice/outputs_{killed}/copy");
-    until("the job does not begin", &|| exists(&cluster, &copy));
-    assert!(exists(
-        &cluster,
-        &format!("scratch/alice/scratch_{killed}/x")
-    ));
+    // It makes this after the copy.
+    let last = format!("scratch/alice/scratch_{killed}/x");
+    until("the job does not begin", &|| exists(&cluster, &last));
+    assert!(exists(&cluster, &copy));
     cluster.good(&format!("scancel --full --signal=KILL {killed}"));
     until("scratch stays", &|| {
         !exists(&cluster, &format!("scratch/alice/scratch_{killed}"))
