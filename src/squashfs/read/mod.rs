@@ -35,7 +35,9 @@ use super::format::{
 use crate::error::{Context, Error, Result};
 use cache::Cache;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use super::format::InodeReference;
@@ -94,7 +96,14 @@ pub struct Image {
     /// `None` after a check that failed.
     checked: OnceLock<Option<check::Checked>>,
     before_work: OnceLock<Box<dyn Fn(Work) + Send + Sync>>,
+    /// How often more is still read than asked for.
+    times_ahead: AtomicU32,
 }
+
+/// Bytes. Without, an import of numpy from a disk takes a tenth longer; with four times as much, no less.
+const READ_AHEAD: NonZeroU64 = NonZeroU64::new(512 << 10).unwrap();
+/// An import of numpy does it 162 times.
+const TIMES_AHEAD: u32 = 1024;
 
 /// What a thread is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +180,7 @@ impl Image {
             resume: directory::Resume::default(),
             checked: OnceLock::new(),
             before_work: OnceLock::new(),
+            times_ahead: AtomicU32::new(TIMES_AHEAD),
             file,
             file_length,
             name: options.name,
@@ -246,6 +256,7 @@ impl Image {
                 return Ok(());
             }
             self.tell(Work::Storage);
+            self.read_ahead(position_in_file);
         }
         self.file.read_exact_at(into, position_in_file).or_say(|| {
             format!(
@@ -254,6 +265,26 @@ impl Image {
                 self.name
             )
         })
+    }
+
+    /// Asks the storage for what stands behind a place as well, without waiting: the files of a directory stand in a row,
+    /// and who reads one at its start reads the others next. Only a number of times, because what a program reads later
+    /// may be anywhere.
+    fn read_ahead(&self, position_in_file: u64) {
+        let relaxed = Ordering::Relaxed;
+        let times = &self.times_ahead;
+        if times
+            .fetch_update(relaxed, relaxed, |times| times.checked_sub(1))
+            .is_ok()
+        {
+            // Only advice: a file system that does not take it has read less.
+            let _ = rustix::fs::fadvise(
+                &self.file,
+                position_in_file,
+                Some(READ_AHEAD),
+                rustix::fs::Advice::WillNeed,
+            );
+        }
     }
 
     /// Runs `work` with a decoder that no other thread uses meanwhile.

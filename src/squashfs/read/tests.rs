@@ -329,6 +329,44 @@ fn random_reads_of_a_long_file_are_right() {
     });
 }
 
+#[test]
+fn a_server_reads_ahead_what_stands_behind_a_block_and_not_for_ever() {
+    if !have("mksquashfs") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let tree = scratch.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("long"), noise(4 << 20, 3)).unwrap();
+    let path = scratch.path().join("image.sqsh");
+    assert!(mksquashfs(&tree, &path, &["-b", "128K"]));
+    let file = File::open(&path).unwrap();
+    let in_memory = || -> u64 {
+        let mut fincore = Command::new("fincore");
+        let output = fincore.args(["-b", "-n", "-o", "RES"]).arg(&path).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        text.trim().parse().unwrap()
+    };
+    for times in [1, 0] {
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if in_memory() > 0 {
+            eprintln!("SKIPPED in part: the temporary directory is in memory");
+            return;
+        }
+        let mut image = open(&path);
+        image.before_work(Box::new(|_| ()));
+        let found = image.follow(b"/long").unwrap().unwrap();
+        image.times_ahead = AtomicU32::new(times);
+        let mut byte = [0];
+        image.read_at(&found.inode, 2 << 20, &mut byte).unwrap();
+        assert_eq!(image.times_ahead.into_inner(), 0);
+        while times == 1 && in_memory() < READ_AHEAD.get() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
 /// A checked image: squashfs, zero padding, table; and its record.
 pub(crate) fn sealed(path: &Path) -> crate::record::Squashfs {
     let integrity = integrity_of(&open(path)).unwrap();
