@@ -7,7 +7,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// Pages that are never used cost nothing.
 const SIZE: usize = 8 << 20;
@@ -20,6 +20,13 @@ const AT_ONCE: usize = 64 << 10;
 /// What a server does, before it has threads.
 const SERVER: usize = 128 << 10;
 
+/// Freed blocks above [`LARGE`] up to this size are kept,
+const KEPT_LARGEST: usize = 512 << 10;
+/// so many,
+const KEPT: usize = 16;
+/// aligned like this.
+const KEPT_ALIGN: usize = 16;
+
 /// The allocator of this program, if it is this one.
 static IN_USE: AtomicPtr<Memory> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -28,6 +35,65 @@ pub struct Memory {
     used: AtomicUsize,
     /// Nobody has had what comes after: it is zero.
     touched: AtomicUsize,
+    kept: Kept,
+}
+
+/// Blocks of the system's allocator that nobody has now.
+struct Kept {
+    busy: AtomicBool,
+    /// Where each is and how long at least; no place means none.
+    blocks: UnsafeCell<[(*mut u8, usize); KEPT]>,
+}
+
+// SAFETY: `blocks` is touched by the one who has set `busy` only.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    const fn new() -> Kept {
+        Kept {
+            busy: AtomicBool::new(false),
+            blocks: UnsafeCell::new([(std::ptr::null_mut(), 0); KEPT]),
+        }
+    }
+
+    /// `None` also when somebody else is at it: nobody waits in an allocator.
+    fn with<T>(
+        &self,
+        layout: Layout,
+        work: impl FnOnce(&mut [(*mut u8, usize); KEPT]) -> Option<T>,
+    ) -> Option<T> {
+        let ours =
+            layout.size() > LARGE && layout.size() <= KEPT_LARGEST && layout.align() <= KEPT_ALIGN;
+        if !ours || self.busy.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: nobody else has set `busy`, and `work` neither allocates nor panics.
+        let done = work(unsafe { &mut *self.blocks.get() });
+        self.busy.store(false, Ordering::Release);
+        done
+    }
+
+    fn take(&self, layout: Layout) -> Option<*mut u8> {
+        let wanted = layout.size();
+        self.with(layout, |blocks| {
+            // Not one that is much longer: somebody else may want that.
+            let fits = |block: &&mut (*mut u8, usize)| {
+                !block.0.is_null() && (wanted..=wanted + wanted / 4).contains(&block.1)
+            };
+            let block = blocks.iter_mut().find(fits)?;
+            Some(std::mem::replace(&mut block.0, std::ptr::null_mut()))
+        })
+    }
+
+    /// False when there is no room.
+    fn give(&self, place: *mut u8, layout: Layout) -> bool {
+        let kept = self.with(layout, |blocks| {
+            let free = blocks.iter_mut().find(|block| block.0.is_null())?;
+            *free = (place, layout.size());
+            Some(())
+        });
+        kept.is_some()
+    }
 }
 
 #[repr(align(4096))]
@@ -42,6 +108,7 @@ impl Memory {
             first: First(UnsafeCell::new([0; SIZE])),
             used: AtomicUsize::new(0),
             touched: AtomicUsize::new(0),
+            kept: Kept::new(),
         }
     }
 
@@ -137,13 +204,17 @@ impl Default for Memory {
 }
 
 // SAFETY: each block is from the piece, given out once, aligned and of the asked size, or from the system's allocator,
-// which gets back exactly its own. A block of the piece is taken back only while it is the last one.
+// which gets back exactly its own. A block of the piece is taken back only while it is the last one. One that was kept
+// meanwhile is as long as it was when it was freed, and as aligned as the system's allocator makes all of them.
 unsafe impl GlobalAlloc for Memory {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
             Some((place, _)) => place,
-            // SAFETY: the caller's contract is the same.
-            None => unsafe { System.alloc(layout) },
+            None => match self.kept.take(layout) {
+                Some(place) => place,
+                // SAFETY: the caller's contract is the same.
+                None => unsafe { System.alloc(layout) },
+            },
         }
     }
 
@@ -154,16 +225,23 @@ unsafe impl GlobalAlloc for Memory {
                 unsafe { place.write_bytes(0, touched) };
                 place
             }
-            // Fresh pages are zero already, and only the C library knows which are fresh.
-            // SAFETY: the caller's contract is the same.
-            None => unsafe { System.alloc_zeroed(layout) },
+            None => match self.kept.take(layout) {
+                Some(place) => {
+                    // SAFETY: the block is at least as long.
+                    unsafe { place.write_bytes(0, layout.size()) };
+                    place
+                }
+                // Fresh pages are zero already, and only the C library knows which are fresh.
+                // SAFETY: the caller's contract is the same.
+                None => unsafe { System.alloc_zeroed(layout) },
+            },
         }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         if self.is_first(place) {
             self.move_end(place, layout.size(), 0);
-        } else {
+        } else if !self.kept.give(place, layout) {
             // SAFETY: it is not ours, so it is the system's; the caller's contract is the same.
             unsafe { System.dealloc(place, layout) }
         }
@@ -246,6 +324,53 @@ mod tests {
                 assert!(bytes.iter().all(|b| *b == 0), "{size}");
                 place.write_bytes(0xff, size);
             }
+        }
+    }
+
+    #[test]
+    fn large_blocks_are_kept_for_the_next_who_wants_one() {
+        // Not on a stack: it is large.
+        static MEMORY: Memory = Memory::new();
+        let memory = &MEMORY;
+        let layout = |size| Layout::from_size_align(size, 8).unwrap();
+        // SAFETY: each block is used with the layout that it has, and freed once.
+        unsafe {
+            let first = memory.alloc(layout(300 << 10));
+            first.write_bytes(0xff, 300 << 10);
+            memory.dealloc(first, layout(300 << 10));
+            for wanted in [200 << 10, 301 << 10, 600 << 10, 100] {
+                let other = memory.alloc(layout(wanted));
+                assert_ne!(other, first, "{wanted}");
+            }
+            let again = memory.alloc_zeroed(layout(299 << 10));
+            assert_eq!(again, first);
+            let bytes = std::slice::from_raw_parts(again, 299 << 10);
+            assert!(bytes.iter().all(|b| *b == 0));
+            // It is the system's, and may grow there.
+            let grown = memory.realloc(again, layout(299 << 10), 5 << 20);
+            memory.dealloc(grown, layout(5 << 20));
+            // More than there is room for, from several threads.
+            std::thread::scope(|scope| {
+                for seed in 0..4_u8 {
+                    scope.spawn(move || {
+                        for round in 0..200_usize {
+                            let size = (129 << 10) + round * 1009;
+                            let blocks: Vec<_> = (0..8)
+                                .map(|number| {
+                                    let place = memory.alloc(layout(size));
+                                    place.write_bytes(seed + number * 8, size);
+                                    (place, seed + number * 8)
+                                })
+                                .collect();
+                            for (place, byte) in blocks {
+                                let bytes = std::slice::from_raw_parts(place, size);
+                                assert!(bytes.iter().all(|b| *b == byte));
+                                memory.dealloc(place, layout(size));
+                            }
+                        }
+                    });
+                }
+            });
         }
     }
 
