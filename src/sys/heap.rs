@@ -13,6 +13,7 @@ pub fn keep_little() {
 
 /// Gives free memory of all threads back to the kernel.
 pub fn give_back() {
+    super::memory::give_back();
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: returns pages that nobody owns, under the allocator's own locks.

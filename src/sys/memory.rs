@@ -38,7 +38,7 @@ pub struct Memory {
     kept: Kept,
 }
 
-/// Blocks of the system's allocator that nobody has now.
+/// Blocks of the system's allocator that nobody has now. That is `malloc` on Unix, which knows itself how long each is.
 struct Kept {
     busy: AtomicBool,
     /// Where each is and how long at least; no place means none.
@@ -57,14 +57,8 @@ impl Kept {
     }
 
     /// `None` also when somebody else is at it: nobody waits in an allocator.
-    fn with<T>(
-        &self,
-        layout: Layout,
-        work: impl FnOnce(&mut [(*mut u8, usize); KEPT]) -> Option<T>,
-    ) -> Option<T> {
-        let ours =
-            layout.size() > LARGE && layout.size() <= KEPT_LARGEST && layout.align() <= KEPT_ALIGN;
-        if !ours || self.busy.swap(true, Ordering::Acquire) {
+    fn with<T>(&self, work: impl FnOnce(&mut [(*mut u8, usize); KEPT]) -> Option<T>) -> Option<T> {
+        if self.busy.swap(true, Ordering::Acquire) {
             return None;
         }
         // SAFETY: nobody else has set `busy`, and `work` neither allocates nor panics.
@@ -73,9 +67,16 @@ impl Kept {
         done
     }
 
+    fn is_kept(layout: Layout) -> bool {
+        layout.size() > LARGE && layout.size() <= KEPT_LARGEST && layout.align() <= KEPT_ALIGN
+    }
+
     fn take(&self, layout: Layout) -> Option<*mut u8> {
         let wanted = layout.size();
-        self.with(layout, |blocks| {
+        if !Kept::is_kept(layout) {
+            return None;
+        }
+        self.with(|blocks| {
             // Not one that is much longer: somebody else may want that.
             let fits = |block: &&mut (*mut u8, usize)| {
                 !block.0.is_null() && (wanted..=wanted + wanted / 4).contains(&block.1)
@@ -87,12 +88,20 @@ impl Kept {
 
     /// False when there is no room.
     fn give(&self, place: *mut u8, layout: Layout) -> bool {
-        let kept = self.with(layout, |blocks| {
+        let keep = |blocks: &mut [(*mut u8, usize); KEPT]| {
             let free = blocks.iter_mut().find(|block| block.0.is_null())?;
             *free = (place, layout.size());
             Some(())
-        });
-        kept.is_some()
+        };
+        Kept::is_kept(layout) && self.with(keep).is_some()
+    }
+
+    /// Any of them, out of here.
+    fn last(&self) -> Option<(*mut u8, usize)> {
+        self.with(|blocks| {
+            let block = blocks.iter_mut().rfind(|block| !block.0.is_null())?;
+            Some(std::mem::replace(block, (std::ptr::null_mut(), 0)))
+        })
     }
 }
 
@@ -153,6 +162,15 @@ impl Memory {
         }
     }
 
+    fn free_kept(&self) {
+        while let Some((place, size)) = self.kept.last() {
+            if let Ok(layout) = Layout::from_size_align(size, 1) {
+                // SAFETY: it is the system's and nobody's any more. On Unix that is `malloc`'s, which knows how long it is.
+                unsafe { System.dealloc(place, layout) }
+            }
+        }
+    }
+
     /// Moves the end of what was taken last from `from` to `to` bytes after `place`.
     fn move_end(&self, place: *mut u8, from: usize, to: usize) -> bool {
         let offset = place as usize - self.start();
@@ -170,6 +188,14 @@ impl Memory {
             self.touched.fetch_max(offset + to, Ordering::Relaxed);
         }
         moved
+    }
+}
+
+/// Frees the blocks that were kept.
+pub fn give_back() {
+    // SAFETY: only `get_pages` stores a pointer there, to a static.
+    if let Some(memory) = unsafe { IN_USE.load(Ordering::Relaxed).as_ref() } {
+        memory.free_kept();
     }
 }
 
@@ -349,6 +375,9 @@ mod tests {
             // It is the system's, and may grow there.
             let grown = memory.realloc(again, layout(299 << 10), 5 << 20);
             memory.dealloc(grown, layout(5 << 20));
+            memory.dealloc(memory.alloc(layout(300 << 10)), layout(300 << 10));
+            memory.free_kept();
+            assert!(memory.kept.last().is_none());
             // More than there is room for, from several threads.
             std::thread::scope(|scope| {
                 for seed in 0..4_u8 {
