@@ -1,6 +1,6 @@
 //! Tasks of a step that need each other, or a device of their own, in one container.
 
-use super::super::mpi::{FIXTURES, all_right};
+use super::super::mpi::{FIXTURES, all_right, ranks};
 use super::{check, with_plugin};
 use crate::need::need;
 use std::process::Command;
@@ -53,8 +53,10 @@ fn ranks_find_each_other_through_both_process_managers() {
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     cluster.good("carrack pull -q dir:/scratch/mpi; carrack tag dir:/scratch/mpi mpi");
-    let said = cluster
-        .good("srun --quiet --mpi=pmix -N2 --ntasks-per-node=2 --container-image=mpi allreduce");
+    let said = ranks(
+        &cluster,
+        "srun --quiet --mpi=pmix -N2 --ntasks-per-node=2 --container-image=mpi allreduce",
+    );
     all_right(&said, 4, "memory read");
     check(
         &cluster,
