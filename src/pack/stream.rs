@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::pack::tar::Carried;
+use carrack_inflate::{HISTORY, Inflate};
 use sha2::Digest as _;
 use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read};
@@ -18,28 +19,48 @@ pub const WAITING: usize = 5;
 /// zstd's own limit for what it decodes unasked; bigger windows take that much memory.
 const MAX_WINDOW_LOG: u32 = 27;
 
-/// A filled buffer and how much of it counts.
-pub type Piece = (Arc<Vec<u8>>, usize);
+/// A filled buffer and what of it counts.
+#[derive(Clone)]
+pub struct Piece {
+    buffer: Arc<Vec<u8>>,
+    from: usize,
+    to: usize,
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.from..self.to).unwrap_or_default()
+    }
+}
 
 /// Hands out buffers, and takes back those that nobody else holds any more.
-#[derive(Default)]
-struct Ring(VecDeque<Arc<Vec<u8>>>);
+struct Ring {
+    buffers: VecDeque<Arc<Vec<u8>>>,
+    size: usize,
+}
 
 impl Ring {
+    fn new(size: usize) -> Ring {
+        Ring {
+            buffers: VecDeque::new(),
+            size,
+        }
+    }
+
     fn take(&mut self) -> Arc<Vec<u8>> {
-        if let Some(mut oldest) = self.0.pop_front() {
+        if let Some(mut oldest) = self.buffers.pop_front() {
             if Arc::get_mut(&mut oldest).is_some() {
                 return oldest;
             }
-            if self.0.len() < WAITING + 2 {
-                self.0.push_front(oldest);
+            if self.buffers.len() < WAITING + 2 {
+                self.buffers.push_front(oldest);
             }
         }
-        Arc::new(vec![0; BUFFER])
+        Arc::new(vec![0; self.size])
     }
 
     fn give(&mut self, buffer: &Arc<Vec<u8>>) {
-        self.0.push_back(Arc::clone(buffer));
+        self.buffers.push_back(Arc::clone(buffer));
     }
 }
 
@@ -64,7 +85,7 @@ pub fn read_stored(
     size: Option<u64>,
     progress: &dyn Fn(u64),
 ) -> Result<Option<(Digest, u64)>> {
-    let mut ring = Ring::default();
+    let mut ring = Ring::new(BUFFER);
     let mut hasher = sha2::Sha256::new();
     let mut total = 0u64;
     loop {
@@ -85,10 +106,15 @@ pub fn read_stored(
                 .cause(format!("{size} bytes were stated, more came")));
         }
         ring.give(&buffer);
-        if to.send((Arc::clone(&buffer), filled)).is_err() {
+        let piece = Piece {
+            buffer,
+            from: 0,
+            to: filled,
+        };
+        if to.send(piece.clone()).is_err() {
             return Ok(None);
         }
-        hasher.update(buffer.get(..filled).unwrap_or_default());
+        hasher.update(piece.bytes());
         progress(filled as u64);
     }
 }
@@ -96,8 +122,8 @@ pub fn read_stored(
 /// Hashes raw bytes until the sender is gone.
 pub fn hash_raw(from: &Receiver<Piece>) -> Digest {
     let mut hasher = sha2::Sha256::new();
-    for (buffer, filled) in from {
-        hasher.update(buffer.get(..filled).unwrap_or_default());
+    for piece in from {
+        hasher.update(piece.bytes());
     }
     Digest::from_bytes(hasher.finalize().into())
 }
@@ -106,7 +132,6 @@ pub fn hash_raw(from: &Receiver<Piece>) -> Digest {
 pub struct Stored {
     from: Receiver<Piece>,
     current: Option<Piece>,
-    at: usize,
 }
 
 impl Stored {
@@ -114,27 +139,31 @@ impl Stored {
         Stored {
             from,
             current: None,
-            at: 0,
         }
     }
 }
 
 impl BufRead for Stored {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        if self.current.as_ref().is_none_or(|piece| self.at >= piece.1) {
+        if is_used_up(&self.current) {
             // A sender that is gone means the end, or an error that its own side reports.
             self.current = self.from.recv().ok();
-            self.at = 0;
         }
-        Ok(self
-            .current
-            .as_ref()
-            .and_then(|(buffer, filled)| buffer.get(self.at..*filled))
-            .unwrap_or_default())
+        Ok(self.current.as_ref().map(Piece::bytes).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {
-        self.at += count;
+        consume(&mut self.current, count);
+    }
+}
+
+fn is_used_up(piece: &Option<Piece>) -> bool {
+    piece.as_ref().is_none_or(|piece| piece.from >= piece.to)
+}
+
+fn consume(piece: &mut Option<Piece>, count: usize) {
+    if let Some(piece) = piece {
+        piece.from += count;
     }
 }
 
@@ -175,13 +204,30 @@ pub fn sniff(start: &[u8]) -> Result<Coding> {
     }
 }
 
+enum Decoder {
+    Plain(Stored),
+    Gzip(Inflate<Stored>),
+    Zstd(zstd::stream::read::Decoder<'static, Stored>),
+}
+
+impl Decoder {
+    /// Fills a buffer behind its first [`HISTORY`] bytes; less than all of it at the end only.
+    fn fill(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let space = buffer.get_mut(HISTORY..).unwrap_or_default();
+        match self {
+            Decoder::Gzip(inflate) => inflate.fill(buffer),
+            Decoder::Plain(stored) => fill(stored, space),
+            Decoder::Zstd(decoder) => fill(decoder, space),
+        }
+    }
+}
+
 /// The inflated bytes, sent to the hashing thread as they are produced.
 pub struct Raw {
-    decoder: Box<dyn Read>,
+    decoder: Decoder,
     coding: Coding,
     ring: Ring,
     current: Option<Piece>,
-    at: usize,
     to: Option<SyncSender<Piece>>,
     pub total: u64,
 }
@@ -190,22 +236,21 @@ impl Raw {
     pub fn new(mut stored: Stored, to: SyncSender<Piece>) -> Result<Raw> {
         let start = stored.fill_buf().unwrap_or_default();
         let coding = sniff(start)?;
-        let decoder: Box<dyn Read> = match coding {
-            Coding::Plain => Box::new(stored),
-            Coding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stored)),
+        let decoder = match coding {
+            Coding::Plain => Decoder::Plain(stored),
+            Coding::Gzip => Decoder::Gzip(Inflate::new(stored)),
             Coding::Zstd => {
                 let fail = |error| Error::new("cannot start zstd").source(error);
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(fail)?;
                 decoder.window_log_max(MAX_WINDOW_LOG).map_err(fail)?;
-                Box::new(decoder)
+                Decoder::Zstd(decoder)
             }
         };
         Ok(Raw {
             decoder,
             coding,
-            ring: Ring::default(),
+            ring: Ring::new(HISTORY + BUFFER),
             current: None,
-            at: 0,
             to: Some(to),
             total: 0,
         })
@@ -235,14 +280,13 @@ impl Read for Raw {
 
 impl BufRead for Raw {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        while self.current.as_ref().is_none_or(|piece| self.at >= piece.1) {
+        while is_used_up(&self.current) {
             self.current = None;
-            self.at = 0;
             let mut buffer = self.ring.take();
             let Some(space) = Arc::get_mut(&mut buffer) else {
                 continue;
             };
-            let filled = fill(&mut *self.decoder, space).map_err(|error| {
+            let filled = self.decoder.fill(space).map_err(|error| {
                 let what = match self.coding {
                     Coding::Plain => "cannot read the layer",
                     Coding::Gzip => "the layer is not valid gzip",
@@ -255,21 +299,22 @@ impl BufRead for Raw {
             }
             self.total += filled as u64;
             self.ring.give(&buffer);
+            let piece = Piece {
+                buffer,
+                from: HISTORY,
+                to: HISTORY + filled,
+            };
             if let Some(to) = &self.to
-                && to.send((Arc::clone(&buffer), filled)).is_err()
+                && to.send(piece.clone()).is_err()
             {
                 self.to = None;
             }
-            self.current = Some((buffer, filled));
+            self.current = Some(piece);
         }
-        Ok(self
-            .current
-            .as_ref()
-            .and_then(|(buffer, filled)| buffer.get(self.at..*filled))
-            .unwrap_or_default())
+        Ok(self.current.as_ref().map(Piece::bytes).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {
-        self.at += count;
+        consume(&mut self.current, count);
     }
 }
