@@ -27,6 +27,10 @@ const KEPT: usize = 16;
 /// aligned like this.
 const KEPT_ALIGN: usize = 16;
 
+/// What `malloc` promises, and somebody relies on it: LLVM's unwinder, which the static program has, writes 16 bytes at
+/// once into the box that Rust makes for a panic, whose type says 8.
+const AS_MALLOC: usize = 16;
+
 /// The allocator of this program, if it is this one.
 static IN_USE: AtomicPtr<Memory> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -142,7 +146,7 @@ impl Memory {
         }
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
-            let from = used.checked_next_multiple_of(layout.align())?;
+            let from = used.checked_next_multiple_of(layout.align().max(AS_MALLOC))?;
             let to = from.checked_add(layout.size())?;
             if to > SIZE {
                 return None;
@@ -327,6 +331,18 @@ mod tests {
                     Layout::from_size_align(size, layout.align()).unwrap(),
                 );
             }
+        }
+    }
+
+    #[test]
+    fn blocks_are_as_aligned_as_those_of_malloc() {
+        static MEMORY: Memory = Memory::new();
+        for size in 1..100 {
+            let layout = Layout::from_size_align(size, 8).unwrap();
+            // SAFETY: the layout is not empty.
+            let place = unsafe { MEMORY.alloc(layout) };
+            assert!(MEMORY.is_first(place));
+            assert_eq!(place as usize % AS_MALLOC, 0, "{size}");
         }
     }
 
