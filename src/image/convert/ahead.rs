@@ -73,7 +73,10 @@ impl Ahead {
             let Ok(builder) = merge(&packs) else {
                 return Ok(());
             };
-            let tree = builder.finish()?;
+            // A hard link may lead into a layer that is not here yet.
+            let Ok(tree) = builder.finish() else {
+                continue;
+            };
             let plan = Plan::make(&tree, &packs)?;
             let done = {
                 let mut state = self.state();

@@ -510,3 +510,33 @@ fn packs_that_are_not_kept_leave_nothing() {
         0
     );
 }
+
+/// Comes late.
+struct Late(std::io::Cursor<Vec<u8>>);
+
+impl Read for Late {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        self.0.read(out)
+    }
+}
+
+#[test]
+fn a_hard_link_may_lead_into_a_layer_that_comes_later() {
+    let low = fixture::layer("f /low 644 @random 100000");
+    let up = fixture::layer("f /up 644 @random 300000\nh /b = /low");
+    let mut images = Vec::new();
+    for copy_ahead in [u64::MAX, 0] {
+        let mut layers = inputs(&[low.clone(), up.clone()]);
+        let bytes = low.clone();
+        layers[0].open = Box::new(move || Ok(Box::new(Late(std::io::Cursor::new(bytes.clone())))));
+        let options = Options {
+            copy_ahead,
+            ..plain()
+        };
+        let scene = Scene::new();
+        scene.convert(&layers, &options).unwrap();
+        images.push(scene.bytes());
+    }
+    assert!(images[0] == images[1]);
+}
