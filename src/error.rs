@@ -141,6 +141,13 @@ impl fmt::Debug for Error {
     }
 }
 
+/// Why the kernel refused a thread, and what to do about it.
+pub fn cannot_start(refused: std::io::Error) -> Error {
+    Error::new("cannot start a thread")
+        .source(refused)
+        .hint("there are limits on processes (`ulimit -u`, `pids.max` of a cgroup) and on memory; `conversion.threads` takes fewer")
+}
+
 /// Names come from images, registries and other users: control characters must not reach a terminal.
 pub fn printable(text: &str) -> String {
     text.chars()

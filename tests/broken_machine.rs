@@ -59,6 +59,35 @@ fn no_room_no_inodes_no_right() {
     }
 }
 
+/// A limit on processes counts threads. Who gets too few says so; who waits for one that never began would wait for ever.
+#[test]
+fn every_limit_on_threads_ends_in_an_image_or_an_error() {
+    need!(Userns);
+    let mut scene = Scene::new();
+    scene.env("CARRACK_THREADS", "3");
+    Layout::of_text(IMAGE).write(&scene.path("work/image"));
+    let mut pulled = 0;
+    // Processes of other user namespaces do not count.
+    for most in 1..20 {
+        let mut command = scene.program("timeout");
+        command
+            .args(["60", "unshare", "--user", "--map-root-user", "prlimit"])
+            .arg(format!("--nproc={most}"))
+            .arg(carrack())
+            .args(["pull", "-q", "oci:image"]);
+        let outcome = scene.finish(command, b"");
+        match outcome.code {
+            0 => pulled += 1,
+            _ => {
+                outcome.fails(125, &["cannot start a thread", "ulimit -u"]);
+                assert!(scene.visible_in_store().is_empty(), "{outcome}");
+            }
+        }
+        let _ = std::fs::remove_dir_all(scene.store());
+    }
+    assert!((1..19).contains(&pulled), "{pulled}");
+}
+
 /// No file system here may have quotas, so the kernel's answer is put in its mouth: a limit of 100 KiB, all in use but 36.
 #[test]
 fn a_quota_is_asked_before_anything_is_written() {

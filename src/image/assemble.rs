@@ -7,9 +7,10 @@ mod copy;
 mod direct;
 mod plan;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, cannot_start};
 use crate::image::tree::{self, Tree};
 use crate::squashfs::write::{self, Body, Inode, Written};
+use crate::sys::thread;
 pub use copy::copy;
 pub use plan::{Plan, Range};
 use std::fs::File;
@@ -50,10 +51,11 @@ pub fn assemble(
     }
     // Where everything goes is known: metadata need not wait until the content is there.
     let (copied, written) = std::thread::scope(|scope| {
-        let copy = scope.spawn(move || {
+        let copy = thread::start(scope, "copy", move || {
             copying.map_or(Ok(()), |copying| copying.join().unwrap_or_else(panicked))?;
             copy(plan, done, output)
         });
+        let copy = copy.map_err(cannot_start)?;
         let written = write::write(
             output,
             plan.end,
@@ -62,8 +64,8 @@ pub fn assemble(
             &plan.hashes,
             options,
         );
-        (copy.join().unwrap_or_else(panicked), written)
-    });
+        Ok::<_, Error>((copy.join().unwrap_or_else(panicked), written))
+    })?;
     copied?;
     Ok(Assembled {
         written: written?,

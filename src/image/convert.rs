@@ -7,7 +7,7 @@ mod ahead;
 mod packing;
 mod publishing;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, cannot_start};
 use crate::image::assemble::{Begun, Plan, assemble};
 use crate::image::digest::Digest;
 use crate::image::entry::{Content, Kind};
@@ -19,7 +19,7 @@ pub use crate::pack::cache::PackCache;
 use crate::record;
 use crate::squashfs::format::MAX_BLOCK_SIZE;
 use crate::squashfs::write;
-use crate::sys::heap;
+use crate::sys::{heap, thread};
 use ahead::{Ahead, EndOnDrop};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -123,7 +123,7 @@ pub fn convert(
     let ahead = Ahead::new(layers.len(), options.copy_ahead);
     let (packs, merged, assembled) = std::thread::scope(|scope| {
         let _end = EndOnDrop(&ahead);
-        let copying = scope.spawn(|| ahead.copy(&file));
+        let copying = thread::start(scope, "copy", || ahead.copy(&file)).map_err(cannot_start)?;
         let packs = packing::pack_all(layers, packs, &publisher, options, progress, &ahead)?;
         let begun = Begun {
             ranges: ahead.end(),

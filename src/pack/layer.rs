@@ -1,6 +1,6 @@
 //! One layer → one pack: cuts the content into blocks and tails, writes the index as the layer passes.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cannot_start};
 use crate::image::digest::Digest;
 use crate::image::entry::{Attributes, Content, Entry, Kind, display};
 use crate::pack::blocks::PackFile;
@@ -10,6 +10,7 @@ use crate::pack::pool::{Event, Ordered, Turn, stopped};
 use crate::pack::sniff::{self, Sniffer};
 use crate::pack::stream::{self, Raw, Stored};
 use crate::pack::tar::{Archive, Member, Sink, Type};
+use crate::sys::thread;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
@@ -43,25 +44,23 @@ pub fn pack(
     let (stored_to, stored_from) = sync_channel(stream::WAITING);
     let (raw_to, raw_from) = sync_channel(stream::WAITING);
     let (cut, stored, diff_id) = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let _ = rustix::thread::set_name(c"read");
+        let reader = thread::start(scope, "read", move || {
             stream::read_stored(input, &stored_to, expected.size, &|bytes| progress(bytes))
         });
-        let hasher = scope.spawn(move || {
-            let _ = rustix::thread::set_name(c"hash");
-            stream::hash_raw(&raw_from)
-        });
+        let reader = reader.map_err(cannot_start)?;
+        let hasher = thread::start(scope, "hash", move || stream::hash_raw(&raw_from));
+        let hasher = hasher.map_err(cannot_start)?;
         let cut = Raw::new(Stored::new(stored_from), raw_to).and_then(|raw| {
             let cutter = Cutter::new(turn, Arc::clone(&ordered), hot_raw);
             cut_layer(raw, index::Writer::new(idx)?, cutter)
         });
         let panicked = || Error::new("a thread of the conversion panicked");
-        (
+        Ok::<_, Error>((
             cut,
             reader.join().unwrap_or_else(|_| Err(panicked())),
             hasher.join().map_err(|_| panicked()),
-        )
-    });
+        ))
+    })?;
     // The reading side's error explains the other ones, which saw an early end.
     let stored = stored?;
     // Nor does the cutting side know why writing failed.

@@ -325,7 +325,6 @@ impl Pool {
 
     /// One worker's life.
     pub fn work(&self) -> Result<()> {
-        let _ = rustix::thread::set_name(c"compress");
         // A worker that could not step behind works all the same.
         let _ = rustix::process::nice(BEHIND);
         let mut compressor = zstd::bulk::Compressor::new(self.level)

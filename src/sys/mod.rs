@@ -17,6 +17,7 @@ pub mod quota;
 pub mod remount;
 pub mod resolve;
 pub mod socket;
+pub mod thread;
 pub mod write_back;
 
 /// What a verb answers: the kernel's word, unexplained.

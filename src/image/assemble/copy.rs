@@ -6,6 +6,7 @@ use crate::image::assemble::Plan;
 use crate::image::assemble::Range;
 use crate::image::assemble::direct::Direct;
 use crate::sys::clone_range::clone_range;
+use crate::sys::thread;
 use crate::sys::write_back::start_write_back;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,7 +22,8 @@ const DIRECT_FROM: u64 = 16 << 20;
 pub fn copy(plan: &Plan, done: usize, output: &File) -> Result<()> {
     std::thread::scope(|scope| {
         let (to_disk, copied) = channel();
-        scope.spawn(move || {
+        // Without this thread the sync at the end takes longer.
+        let _ = thread::start(scope, "write-back", move || {
             for (start, length) in copied {
                 start_write_back(output, start, length);
             }

@@ -6,6 +6,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::image::assemble::CANNOT_WRITE;
+use crate::sys::thread;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -98,25 +99,26 @@ impl<'scope> Direct<'scope> {
         scope: &'scope Scope<'scope, 'env>,
         output: &'env File,
     ) -> Option<Direct<'scope>> {
-        Some(Direct::start_with(scope, output, open(output)?))
+        Direct::start_with(scope, output, open(output)?)
     }
 
     fn start_with<'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         output: &'env File,
         direct: File,
-    ) -> Direct<'scope> {
+    ) -> Option<Direct<'scope>> {
         let (to, from) = sync_channel(CHUNKS);
         let (give_back, free) = channel();
         for _ in 1..CHUNKS {
             let _ = give_back.send(Chunk::new());
         }
-        Direct {
+        let work = move || write(output, direct, &from, &give_back);
+        Some(Direct {
             chunk: None,
             to,
             free,
-            writer: scope.spawn(move || write(output, direct, &from, &give_back)),
-        }
+            writer: thread::start(scope, "direct", work).ok()?,
+        })
     }
 
     pub fn copy(&mut self, from: &File, mut at: u64, to_at: u64, mut left: u64) -> Result<()> {
@@ -225,7 +227,7 @@ mod tests {
         let (file, bytes) = source();
         output.write_all_at(&[1; 96], 0).unwrap();
         std::thread::scope(|scope| {
-            let mut direct = Direct::start_with(scope, output, direct());
+            let mut direct = Direct::start_with(scope, output, direct()).unwrap();
             for (from, to, length) in STRETCHES {
                 direct.copy(&file, from, to, length).unwrap();
             }
@@ -263,7 +265,7 @@ mod tests {
         let (file, _) = source();
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         std::thread::scope(|scope| {
-            let mut direct = Direct::start_with(scope, &full, full.try_clone().unwrap());
+            let mut direct = Direct::start_with(scope, &full, full.try_clone().unwrap()).unwrap();
             direct.copy(&file, 0, 0, 7_900_000).unwrap();
             let told = direct.finish().unwrap_err();
             assert_eq!(told.what(), CANNOT_WRITE);

@@ -1,6 +1,6 @@
 //! Gets a pack for every layer: from the cache, from another process that makes it now, or by packing.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, cannot_start};
 use crate::image::convert::ahead::Ahead;
 use crate::image::convert::publishing::{Finished, Publisher};
 use crate::image::convert::{LayerInput, Options};
@@ -11,8 +11,9 @@ use crate::pack::cache::{Pack, PackCache, Parameters};
 use crate::pack::index::Index;
 use crate::pack::layer::{self, Expected};
 use crate::pack::pool::{Pool, Turn, stopped};
-use crate::sys::heap;
+use crate::sys::{heap, thread};
 use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -85,20 +86,25 @@ pub fn pack_all(
     let done: Mutex<Vec<Option<Result<Arc<Pack>>>>> =
         Mutex::new(unique.iter().map(|_| None).collect());
     let worker_error: Mutex<Option<Error>> = Mutex::new(None);
+    let fail = |error| {
+        *worker_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        pool.stop();
+    };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
+        let mut refused = None;
+        let workers = (0..threads).map_while(|_| {
+            let work = || {
                 let _guard = StopOnPanic(&pool);
                 if let Err(error) = pool.work() {
-                    *worker_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    pool.stop();
+                    fail(error);
                 }
-            });
-        }
+            };
+            refused_later(&mut refused, thread::start(scope, "compress", work))
+        });
+        let workers = workers.count();
         let packers: Vec<_> = (0..at_once)
-            .map(|_| {
-                scope.spawn(|| {
-                    let _ = rustix::thread::set_name(c"layer");
+            .map_while(|_| {
+                let work = || {
                     let _guard = StopOnPanic(&pool);
                     loop {
                         // The topmost layer first: what it shows is certain.
@@ -127,9 +133,14 @@ pub fn pack_all(
                             *place = Some(result);
                         }
                     }
-                })
+                };
+                refused_later(&mut refused, thread::start(scope, "layer", work))
             })
             .collect();
+        // With fewer of them it only takes longer.
+        if let Some(error) = refused.filter(|_| workers == 0 || packers.is_empty()) {
+            fail(cannot_start(error));
+        }
         for packer in packers {
             let _ = packer.join();
         }
@@ -171,6 +182,11 @@ pub fn pack_all(
         .into_iter()
         .map(|same| packs.get(same).cloned().ok_or_else(stopped))
         .collect()
+}
+
+/// Keeps why a thread was refused.
+fn refused_later<T>(refused: &mut Option<io::Error>, started: io::Result<T>) -> Option<T> {
+    started.map_err(|error| *refused = Some(error)).ok()
 }
 
 /// A panic of one thread must not leave the others waiting for it.

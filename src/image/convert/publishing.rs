@@ -4,7 +4,7 @@
 //! afterwards, because only its index is checked when it is used. The conversion itself need not wait for that. It reads
 //! the pack through the open file, so the disk works while other layers are packed and the image is assembled.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result, cannot_start};
 use crate::image::digest::Digest;
 use crate::image::lock::Lock;
 use crate::pack::cache::{Building, PackCache, Parameters};
@@ -36,7 +36,7 @@ impl Publisher {
         let thread = std::thread::Builder::new()
             .name("publish".into())
             .spawn(move || publish_all(&cache, &from))
-            .or_say(|| "cannot start a thread")?;
+            .map_err(cannot_start)?;
         Ok(Publisher {
             to: Some(to),
             thread: Some(thread),
