@@ -11,7 +11,7 @@
 //!  3  fronts    main.rs  cli/                                      (spank/ is a package of its own)
 //!  2  engines   image/ {source, store, pull}  pack/  squashfs/ {write, read}    launch/ {execute, capsule, fuse, probe}
 //!  1  plans     image/ {reference, manifest, tree}                 launch/ {options, request, plan, step, mounts, environment, devices}
-//!  0  ground    error  config  record  elf  squashfs/{format, integrity}     sys/ (all unsafe of this crate)
+//!  0  ground    error  config  record  elf  squashfs/{format, integrity}     sys/ (all unsafe of this crate)     (inflate/ and slurm/ likewise)
 //! ```
 //! Floor 1 touches nothing: no file, process, environment or network. `image` and `launch` do not know each other; the
 //! [`record`] is the only bridge. `tests/floors.rs` reads the `use` lines and reports a crossing.
