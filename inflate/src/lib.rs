@@ -44,6 +44,8 @@ impl From<Fault> for io::Error {
 struct Tables {
     literals: [u32; LITERAL_SIZE],
     distances: [u32; DISTANCE_SIZE],
+    /// They are those that blocks without codes of their own have. Such a block can be as short as two bytes.
+    fixed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,7 @@ impl<R: BufRead> Inflate<R> {
             tables: Box::new(Tables {
                 literals: [SPECIAL; LITERAL_SIZE],
                 distances: [SPECIAL; DISTANCE_SIZE],
+                fixed: false,
             }),
             history: Box::new([0; HISTORY]),
         }
@@ -260,21 +263,30 @@ impl<R: BufRead> Inflate<R> {
     }
 
     fn fixed(&mut self) {
+        if self.tables.fixed {
+            return;
+        }
         let mut lengths = [8; MOST_SYMBOLS];
         lengths[144..256].fill(9);
         lengths[256..280].fill(7);
         self.build(&lengths, &[5; 32]);
+        self.tables.fixed = true;
     }
 
     /// Whether both sets of lengths make codes.
     fn build(&mut self, literals: &[u8], distances: &[u8]) -> [bool; 2] {
-        let Tables {
-            literals: table, ..
-        } = &mut *self.tables;
-        let first = build(table, LITERAL_BITS, literals, &LITERALS, true);
-        let table = &mut self.tables.distances;
-        let second = build(table, DISTANCE_BITS, distances, &DISTANCES, true);
-        [first, second]
+        let tables = &mut *self.tables;
+        tables.fixed = false;
+        let literals = build(
+            &mut tables.literals,
+            LITERAL_BITS,
+            literals,
+            &LITERALS,
+            true,
+        );
+        let table = &mut tables.distances;
+        let distances = build(table, DISTANCE_BITS, distances, &DISTANCES, true);
+        [literals, distances]
     }
 
     fn dynamic(&mut self) -> io::Result<()> {

@@ -169,6 +169,24 @@ fn members_follow_each_other_and_do_not_refer_to_each_other() {
 }
 
 #[test]
+fn blocks_of_all_kinds_follow_each_other() {
+    // Short ones have the fixed codes, long ones their own, and what cannot be compressed is stored.
+    let kinds = [
+        &b"a word "[..],
+        &CONTENTS[4].1[..20_000],
+        &CONTENTS[3].1[..3000],
+    ];
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    let mut content = Vec::new();
+    for at in [0, 0, 1, 0, 2, 0, 0, 2, 1, 1, 0] {
+        encoder.write_all(kinds[at]).unwrap();
+        encoder.flush().unwrap();
+        content.extend_from_slice(kinds[at]);
+    }
+    assert_eq!(agreed(&encoder.finish().unwrap()), Some(content));
+}
+
+#[test]
 fn a_header_may_have_everything() {
     let full = GzBuilder::new()
         .extra(noise(70, 3))
