@@ -19,7 +19,7 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// The password, or better a token that can only read, is asked for on the terminal or read from standard input. It is
 /// tried out at the registry and then kept where docker keeps it too: in `~/.docker/config.json` (or `$DOCKER_CONFIG`,
 /// `$REGISTRY_AUTH_FILE`), or by the credential helper that is named there. Batch jobs can set CARRACK_USERNAME and
-/// CARRACK_PASSWORD or CARRACK_PASSWORD_FILE (and CARRACK_REGISTRY) instead.
+/// CARRACK_PASSWORD or CARRACK_PASSWORD_FILE (and CARRACK_REGISTRY) instead; no program in an image is given the first two.
 #[derive(clap::Args)]
 pub struct Args {
     /// The registry, as in image names [default: the site's, else Docker Hub]

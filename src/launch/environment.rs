@@ -1,6 +1,6 @@
 //! The environment of the process, in one documented order. Values are bytes and never evaluated.
 //!
-//! 1. the caller's variables, without those in [`DROPPED`] (with `--clean-env`: only those in [`PASSED`]);
+//! 1. the caller's variables, without those in [`KEPT_BACK`] and [`DROPPED`] (with `--clean-env`: only those in [`PASSED`]);
 //! 2. the image's ENV, which wins over the caller's, except over [`PASSED`];
 //! 3. what the GPU driver and the site add;
 //! 4. the request's rules in the order given: job file, `CARRACK_*` variables, srun options, flags;
@@ -132,6 +132,10 @@ pub const DROPPED: &[(&str, &str)] = &[
     ("_", "the launcher's own path"),
 ];
 
+/// Who the launcher is for a registry. The image's programs never get the caller's, by whatever way names are passed on, and
+/// so no plan that is printed shows them; a rule may set them to a value that it says itself.
+pub const KEPT_BACK: &[&str] = &["CARRACK_USERNAME", "CARRACK_PASSWORD"];
+
 /// What Slurm, process managers and GPU selection decide: always passed, and stronger than the image's ENV.
 pub const PASSED: &[&str] = &[
     "SLURM*",
@@ -243,6 +247,9 @@ pub fn merge(sources: &Sources) -> Result<Vec<(OsString, OsString)>> {
 }
 
 fn inherited(name: &OsStr, value: &OsStr, inherit: Inherit) -> bool {
+    if is_kept_back(name) {
+        return false;
+    }
     if is_passed(name) {
         return true;
     }
@@ -257,6 +264,10 @@ fn inherited(name: &OsStr, value: &OsStr, inherit: Inherit) -> bool {
             (locale && everywhere) || !DROPPED.iter().any(|(glob, _)| matches(glob))
         }
     }
+}
+
+fn is_kept_back(name: &OsStr) -> bool {
+    KEPT_BACK.iter().any(|known| name == *known)
 }
 
 fn is_passed(name: &OsStr) -> bool {
@@ -300,7 +311,8 @@ fn apply(
     facts: &HostFacts,
 ) -> Result<()> {
     let callers = |name: &OsStr| {
-        let found = facts.environment.iter().find(|(known, _)| known == name);
+        let mut known = facts.environment.iter();
+        let found = known.find(|(known, _)| known == name && !is_kept_back(name));
         found.map(|(_, value)| value.clone())
     };
     match rule {

@@ -147,6 +147,34 @@ fn host_state_stays_outside() {
 }
 
 #[test]
+fn the_callers_name_and_password_stay_outside() {
+    for name in ["CARRACK_USERNAME", "CARRACK_PASSWORD"] {
+        let host = format!("{name}=hidden");
+        let host: &[&str] = &[&host, &format!("B={name}")];
+        for inherit in [Inherit::Pass, Inherit::Clean] {
+            let shown = merged(host, &[], &[EnvRule::Pass(name.into())], inherit);
+            assert!(!shown.concat().contains("hidden"), "{shown:?}");
+        }
+        // A name alone in a file takes the caller's value.
+        let mut facts = HostFacts {
+            environment: pairs(host),
+            ..HostFacts::plain()
+        };
+        facts
+            .files
+            .insert("names".into(), format!("B\n{name}\n").into());
+        let mut result = BTreeMap::new();
+        apply(&mut result, &EnvRule::File("names".into()), &facts).unwrap();
+        assert!(result.contains_key(OsStr::new("B")) && !result.contains_key(OsStr::new(name)));
+        // What somebody says here is meant.
+        assert_eq!(
+            pass(host, &[], &[set(name, "said")]),
+            [format!("B={name}"), format!("{name}=said")]
+        );
+    }
+}
+
+#[test]
 fn the_allocation_always_passes() {
     for name in [
         "SLURM_JOB_ID",
