@@ -11,6 +11,7 @@ use super::files;
 use crate::error::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A note is a few hundred bytes.
 const LARGEST: u64 = 1 << 20;
@@ -56,6 +57,11 @@ impl Submission {
     pub fn record_path(&self, task: Option<&str>) -> Option<PathBuf> {
         (!self.record.is_empty()).then(|| self.directory.join(expand(&self.record, self, task)))
     }
+
+    /// Its place among those of one second: the number that Slurm gave it.
+    fn number(&self) -> u64 {
+        self.id.parse().unwrap_or(0)
+    }
 }
 
 /// sbatch's patterns in a file name.
@@ -86,6 +92,15 @@ fn expand(pattern: &str, job: &Submission, task: Option<&str>) -> String {
         }
     }
     text
+}
+
+/// When a job was submitted. A directory's name tells the second and then ends by chance, so within one the file system's
+/// clock tells when the note was written; where that counts in seconds too, Slurm's numbers grow.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Moment {
+    second: String,
+    noted: SystemTime,
+    number: u64,
 }
 
 /// All submissions of this user, newest first.
@@ -164,16 +179,29 @@ impl Journal {
     }
 
     pub fn all(&self) -> Vec<Submission> {
-        let mut names: Vec<PathBuf> = std::fs::read_dir(&self.root)
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        // The names begin with the time.
-        names.sort();
-        names
-            .iter()
-            .rev()
-            .filter_map(|directory| files::read_json(&directory.join("job.json"), LARGEST).ok())
-            .filter(|submission: &Submission| !submission.id.is_empty())
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten();
+        let mut found: Vec<(Moment, Submission)> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let note = entry.path().join("job.json");
+                let submission: Submission = files::read_json(&note, LARGEST).ok()?;
+                let moment = Moment {
+                    second: entry
+                        .file_name()
+                        .to_string_lossy()
+                        .split('-')
+                        .next()?
+                        .into(),
+                    noted: std::fs::metadata(&note).ok()?.modified().ok()?,
+                    number: submission.number(),
+                };
+                (!submission.id.is_empty()).then_some((moment, submission))
+            })
+            .collect();
+        found.sort_by(|(one, _), (other, _)| other.cmp(one));
+        found
+            .into_iter()
+            .map(|(_, submission)| submission)
             .collect()
     }
 
@@ -235,6 +263,37 @@ mod tests {
             Some(("12".to_string(), Some("4".to_string())))
         );
         assert_eq!(find("nothing"), None);
+    }
+
+    #[test]
+    fn of_those_of_one_second_the_last_is_the_newest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let journal = Journal::at(dir.path());
+        let rows = [
+            ("20261121091503-wrf-zzzz", "9", 20),
+            ("20261121091503-wrf-bbbb", "local-77", 30),
+            ("20261121091503-wrf-yyyy", "99", 40),
+            // A file system that counts in seconds leaves it to the numbers.
+            ("20261121091503-wrf-aaaa", "100", 40),
+            ("20261121091502-wrf-cccc", "101", 50),
+        ];
+        for (name, id, nanoseconds) in rows {
+            let directory = dir.path().join(name);
+            std::fs::create_dir(&directory).expect("made");
+            let noted = Submission {
+                script: directory.join("script.sh"),
+                ..submission(id, "wrf")
+            };
+            journal.note(&noted).expect("noted");
+            let file = std::fs::File::options()
+                .append(true)
+                .open(directory.join("job.json"));
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::new(7, nanoseconds);
+            file.and_then(|file| file.set_modified(time)).expect("set");
+        }
+        let ids: Vec<String> = journal.all().into_iter().map(|job| job.id).collect();
+        assert_eq!(ids, ["100", "99", "local-77", "9", "101"]);
+        assert_eq!(journal.find("wrf").expect("found").0.id, "100");
     }
 
     #[test]
