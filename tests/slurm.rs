@@ -293,6 +293,10 @@ pub mod as_root {
             cluster.good("cat array-*_*.out | sort"),
             "parameter 1\nparameter 2\nparameter 3\nparameter 4\n"
         );
+        let (code, said) = cluster.login("carrack record array");
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("name one of its tasks: "), "{said}");
+        assert!(said.contains("_1 … ") && said.contains("_4\n"), "{said}");
         run("examples/prepare.toml examples/pipeline.toml", "pipeline");
         assert_eq!(cluster.read("sum.txt"), "5050\n");
         let mixed = run("examples/mixed.toml", "mixed");

@@ -43,6 +43,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .as_ref()
         .and_then(|status| status.output.clone())
         .map(PathBuf::from);
+    if told.is_none() && task.is_none() && submission.array {
+        return Err(submission.is_an_array(&args.job));
+    }
     let path = told.unwrap_or_else(|| submission.output_path(task.as_deref()));
     if args.path {
         output::print(&format!("{}\n", path.display()))?;

@@ -361,6 +361,9 @@ pub fn find(word: &str) -> Result<Found> {
         .record_path(task.as_deref())
         .filter(|path| path.is_file())
         .ok_or_else(|| {
+            if task.is_none() && !submission.begun_tasks().is_empty() {
+                return submission.is_an_array(word);
+            }
             Error::new(format!("job `{word}` has no record yet"))
                 .cause("a record is begun when the job starts")
                 .hint(format!("`carrack ps {word}` says what it waits for"))

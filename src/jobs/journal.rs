@@ -58,6 +58,41 @@ impl Submission {
         (!self.record.is_empty()).then(|| self.directory.join(expand(&self.record, self, task)))
     }
 
+    /// The tasks of an array that have begun a record, in their order.
+    pub fn begun_tasks(&self) -> Vec<u32> {
+        // No path has a NUL: what stands in its place is the task.
+        let pattern = self.record_path(Some("\0")).filter(|_| self.array);
+        let Some((directory, name)) = pattern.as_deref().and_then(|path| {
+            let name = path.file_name()?.to_str()?;
+            path.parent().zip(name.split_once('\0'))
+        }) else {
+            return Vec::new();
+        };
+        let task = |entry: std::fs::DirEntry| -> Option<u32> {
+            let file = entry.file_name();
+            let task = file.to_str()?.strip_prefix(name.0)?.strip_suffix(name.1)?;
+            task.parse().ok()
+        };
+        let entries = std::fs::read_dir(directory).into_iter().flatten();
+        let mut found: Vec<u32> = entries.flatten().filter_map(task).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// What to say when a word names an array where one of its tasks is meant.
+    pub fn is_an_array(&self, word: &str) -> Error {
+        let tasks = self.begun_tasks();
+        let names: Vec<String> = tasks.iter().map(|t| format!("{}_{t}", self.id)).collect();
+        let shown = match names.as_slice() {
+            [] => format!("{}_TASK", self.id),
+            [first, _, .., last] => format!("{first} … {last}"),
+            few => few.join(", "),
+        };
+        Error::usage(format!("job `{word}` is an array"))
+            .cause("each of its tasks has a log and a record of its own")
+            .hint(format!("name one of its tasks: {shown}"))
+    }
+
     /// Its place among those of one second: the number that Slurm gave it.
     fn number(&self) -> u64 {
         self.id.parse().unwrap_or(0)
@@ -294,6 +329,30 @@ mod tests {
         let ids: Vec<String> = journal.all().into_iter().map(|job| job.id).collect();
         assert_eq!(ids, ["100", "99", "local-77", "9", "101"]);
         assert_eq!(journal.find("wrf").expect("found").0.id, "100");
+    }
+
+    #[test]
+    fn an_array_is_known_by_its_tasks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let array = |directory: &Path| Submission {
+            array: true,
+            directory: directory.to_path_buf(),
+            record: "wrf-%A_%a.json".to_string(),
+            output: "wrf-%A_%3a.out".to_string(),
+            ..submission("18", "wrf")
+        };
+        let job = array(dir.path());
+        let shown = || job.is_an_array("wrf").hints().join("; ");
+        assert_eq!(shown(), "name one of its tasks: 18_TASK");
+        for (task, expected) in [("10", "18_10"), ("2", "18_2, 18_10"), ("9", "18_2 … 18_10")] {
+            for name in [format!("wrf-18_{task}.json"), format!("wrf-18_{task}.out")] {
+                std::fs::write(dir.path().join(name), "").expect("written");
+            }
+            let expected = format!("name one of its tasks: {expected}");
+            assert_eq!(shown(), expected);
+        }
+        assert_eq!(job.begun_tasks(), [2, 9, 10]);
+        assert!(submission("18", "wrf").begun_tasks().is_empty());
     }
 
     #[test]
