@@ -357,15 +357,7 @@ impl Desk {
         if self.common.quiet {
             return output::print(&format!("{}\n", submission.id));
         }
-        output::print(&printable(&format!(
-            "job     {} {}\nscript  {}\nlog     {}\nnext    carrack wait {} && carrack logs {}\n",
-            submission.id,
-            submission.name,
-            submission.script.display(),
-            submission.output_path(None).display(),
-            submission.id,
-            submission.id,
-        )))
+        output::print(&printable(&announcement(submission)))
     }
 
     fn submission(
@@ -494,6 +486,18 @@ impl Desk {
     }
 }
 
+/// What a person wants to know of a job that was submitted; the log of an array with Slurm's pattern for the task.
+fn announcement(submission: &Submission) -> String {
+    let Submission {
+        id, name, script, ..
+    } = submission;
+    let log = submission.output_path(None);
+    let (script, log) = (script.display(), log.display());
+    format!(
+        "job     {id} {name}\nscript  {script}\nlog     {log}\nnext    carrack wait {id} && carrack logs {id}\n"
+    )
+}
+
 fn warn_of_tasks(assembled: &Assembled) {
     for step in &assembled.steps {
         let mut settings = step.step.options.iter().chain(&assembled.job.options);
@@ -568,6 +572,27 @@ pub fn report(assembled: &Assembled, findings: &[Finding], force: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_of_an_array_is_told_as_a_pattern() {
+        let job = |array| Submission {
+            id: "18".to_string(),
+            name: "many".to_string(),
+            output: if array {
+                "many-%A_%a.out"
+            } else {
+                "many-%j.out"
+            }
+            .to_string(),
+            directory: "/w".into(),
+            array,
+            ..Submission::default()
+        };
+        let text = announcement(&job(true));
+        assert!(text.contains("\nlog     /w/many-18_%a.out\n"), "{text}");
+        let text = announcement(&job(false));
+        assert!(text.contains("\nlog     /w/many-18.out\n"), "{text}");
+    }
 
     #[test]
     fn names_of_variables() {

@@ -118,7 +118,13 @@ fn expand(pattern: &str, job: &Submission, task: Option<&str>) -> String {
         match pattern {
             Some('%') => text.push('%'),
             Some('j' | 'A') => text.push_str(&format!("{:0>width$}", job.id)),
-            Some('a') => text.push_str(&format!("{:0>width$}", task.unwrap_or("0"))),
+            Some('a') => match (task, width) {
+                (Some(task), _) => text.push_str(&format!("{task:0>width$}")),
+                // Each task has its own.
+                (None, 0) if job.array => text.push_str("%a"),
+                (None, _) if job.array => text.push_str(&format!("%{width}a")),
+                (None, _) => text.push_str(&format!("{:0>width$}", "0")),
+            },
             Some('x') => text.push_str(&job.name),
             Some('u') => text.push_str(&std::env::var("USER").unwrap_or_default()),
             Some('n' | 't') => text.push('0'),
@@ -352,6 +358,8 @@ mod tests {
             assert_eq!(shown(), expected);
         }
         assert_eq!(job.begun_tasks(), [2, 9, 10]);
+        let path = array(Path::new("/w")).output_path(None);
+        assert_eq!(path, Path::new("/w/wrf-18_%3a.out"));
         assert!(submission("18", "wrf").begun_tasks().is_empty());
     }
 
