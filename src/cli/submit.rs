@@ -28,7 +28,8 @@ use std::process::{Command, ExitCode};
 /// The image is pulled if needed and pinned by digest; the script is kept and its path printed with the job's number.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Options (sbatch's long and short ones are all known; so are srun's and those of `carrack exec`):\n  \
+    after_help = "Options (sbatch's long and short ones are all known; so are srun's and, by their long names, those of\n\
+    `carrack exec`: `-e`, `-v` and `-w` are sbatch's, write `--env`, `--bind` and `--workdir`):\n  \
     --dry-run   Prepare and check everything, submit nothing\n  \
     --force     Submit in spite of what the checks found\n  \
     --local     Run on this machine, without Slurm\n  \

@@ -179,6 +179,17 @@ impl Words {
         let value = (!attached.is_empty())
             .then(|| attached.strip_prefix('=').unwrap_or(attached).to_string());
         let setting = setting(known, value, next)?;
+        if let Some(meant) = setting
+            .value
+            .as_deref()
+            .and_then(|value| meant(letter, value))
+        {
+            return Err(
+                Error::usage(format!("`-{letter}` is sbatch's `--{}` here", known.name))
+                    .hint(meant)
+                    .hint(format!("`{}` if sbatch's is meant", setting.argument())),
+            );
+        }
         self.sbatch.push(setting);
         Ok(())
     }
@@ -193,6 +204,21 @@ impl Words {
             "verbose" => self.verbose = true,
             _ => self.refresh = true,
         }
+    }
+}
+
+/// The launcher's option that a letter of sbatch's was taken for: `carrack exec` has `-e NAME=VALUE` and `-w DIR`, where
+/// sbatch has a file for errors and a list of nodes.
+fn meant(letter: char, value: &str) -> Option<String> {
+    let is_name = |name: &str| {
+        !name.starts_with(|c: char| c.is_ascii_digit())
+            && !name.is_empty()
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+    };
+    match (letter, value.split_once('=')) {
+        ('e', Some((name, _))) if is_name(name) => Some(format!("a variable is `--env {value}`")),
+        ('w', _) if value.contains('/') => Some(format!("a directory is `--workdir {value}`")),
+        _ => None,
     }
 }
 
@@ -307,6 +333,28 @@ mod tests {
     }
 
     #[test]
+    fn letters_of_sbatch_keep_their_meaning() {
+        let words = parse("-e err-%j.txt -w node[1-2] -e /logs/a=b.txt --error=A=b alpine");
+        assert_eq!(
+            arguments(&words.expect("they parse").sbatch),
+            [
+                "--error=err-%j.txt",
+                "--nodelist=node[1-2]",
+                "--error=/logs/a=b.txt",
+                "--error=A=b"
+            ]
+        );
+        let error = parse("-e A=b alpine").expect_err("a variable");
+        assert_eq!(
+            error.hints(),
+            [
+                "a variable is `--env A=b`",
+                "`--error=A=b` if sbatch's is meant"
+            ]
+        );
+    }
+
+    #[test]
     fn files_of_the_job_and_ports_of_the_image() {
         let words = parse("--output log.txt --input 0=/data --output=copy=/out -o x img").unwrap();
         assert_eq!(arguments(&words.sbatch), ["--output=log.txt", "--output=x"]);
@@ -346,6 +394,9 @@ mod tests {
                 "`--hold` takes no value, but `1` was given",
             ),
             ("--nodes", "`--nodes` needs a value"),
+            ("-e A=b alpine", "`-e` is sbatch's `--error` here"),
+            ("-eA_1= alpine", "`-e` is sbatch's `--error` here"),
+            ("-w /scratch alpine", "`-w` is sbatch's `--nodelist` here"),
             ("--dry-run=yes alpine", "`--dry-run` takes no value"),
         ];
         for (text, what) in rows {
