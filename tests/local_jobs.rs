@@ -81,3 +81,33 @@ fn what_failed_or_never_ran_is_not_built_upon() {
     let told = "error: `use.toml:3` waits for `prepare`, which is FAILED\n";
     assert!(stopped.err.starts_with(told), "{}", stopped.err);
 }
+
+#[test]
+fn an_interrupt_is_for_the_script_that_brings_results_home() {
+    use nix::sys::signal::{Signal, killpg};
+    use std::os::unix::process::CommandExt;
+    let scene = scene();
+    let shell = "trap \"sleep 1; echo late > $TMPDIR/made; exit 0\" TERM; touch began; while :; do sleep 0.1; done";
+    scene.write(
+        "work/slow.toml",
+        PREPARE.replace("echo good > $TMPDIR/made; exit ${CODE:-0}", shell),
+    );
+    // Its own group, as a shell with a terminal would make it.
+    let mut command = scene.command(["submit", "--local", "slow.toml"]);
+    let mut child = command.process_group(0).spawn().unwrap();
+    for _ in 0..300 {
+        if scene.path("work/began").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(scene.path("work/began").exists());
+    killpg(
+        nix::unistd::Pid::from_raw(child.id() as i32),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let made = std::fs::read_to_string(scene.path("work/made"));
+    assert_eq!(made.unwrap(), "late\n");
+}

@@ -19,6 +19,7 @@ use crate::jobs::run_record::Image;
 use crate::jobs::words::Words;
 use crate::launch::profile::Profile;
 use crate::launch::request::Request;
+use crate::sys::process::hold_interrupts;
 use carrack_slurm::job::Text;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -519,6 +520,8 @@ fn warn_of_tasks(assembled: &Assembled) {
 /// Runs a script on this machine; the job is noted under the number that the script gives itself.
 fn run_here(journal: &Journal, mut submission: Submission) -> Result<(Submission, u8)> {
     use std::os::unix::process::ExitStatusExt;
+    // Ctrl-C is for the script, which brings results home before it ends.
+    let _held = hold_interrupts();
     let mut child = Command::new("bash")
         .arg(&submission.script)
         .current_dir(&submission.directory)

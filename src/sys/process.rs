@@ -6,7 +6,7 @@ use super::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, CpuSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A process that was let go. Dropping this waits for the one in between, which made it nobody's child and has ended long
 /// before, as a rule.
@@ -239,6 +239,43 @@ pub fn restore_sigpipe() {
         // SAFETY: SIG_DFL installs no code of ours.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
+}
+
+/// Whether Ctrl-C was pressed while it was held.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_interrupt(_: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Ctrl-C ends the programs that were started, not this one. Dropping this gives it its meaning back.
+pub struct HeldInterrupts(libc::sighandler_t);
+
+impl HeldInterrupts {
+    pub fn came(&self) -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for HeldInterrupts {
+    fn drop(&mut self) {
+        // SAFETY: what was there before, which is no code of ours.
+        unsafe { libc::signal(libc::SIGINT, self.0) };
+    }
+}
+
+/// With a handler, because what is ignored or blocked stays so in programs that are started.
+pub fn hold_interrupts() -> HeldInterrupts {
+    INTERRUPTED.store(false, Ordering::Relaxed);
+    let handler = note_interrupt as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler stores to an atomic and does nothing else.
+    let before = unsafe { libc::signal(libc::SIGINT, handler) };
+    if before == libc::SIG_IGN {
+        // The caller wants it to be ignored, also by what is started.
+        // SAFETY: SIG_IGN installs no code of ours.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    }
+    HeldInterrupts(before)
 }
 
 /// Lets the process run on every processor of its cgroup, whatever single one it inherited.
