@@ -83,6 +83,51 @@ fn what_failed_or_never_ran_is_not_built_upon() {
 }
 
 #[test]
+fn the_tasks_of_an_array_run_one_after_the_other() {
+    let scene = scene();
+    let shell =
+        "echo $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT; exit $((SLURM_ARRAY_TASK_ID == 4))";
+    scene.write(
+        "work/many.toml",
+        format!("[job]\nname = 'many'\narray = '2-6:2%1'\n[[step]]\nname = 's'\ncontainer = false\nshell = '{shell}'\n"),
+    );
+    let ran = scene.run(["submit", "--local", "many.toml"]);
+    let expected = (1, "2 of 3\n4 of 3\n6 of 3\n");
+    assert_eq!((ran.code, ran.out.as_str()), expected, "{}", ran.err);
+    assert!(ran.err.contains("one after the other"), "{}", ran.err);
+
+    let listed = scene.run(["ps"]).out;
+    let rows: Vec<Vec<&str>> = listed
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().take(3).collect())
+        .collect();
+    let [(first, "COMPLETED"), (_, "FAILED"), (last, "COMPLETED")] =
+        [0, 1, 2].map(|row| (rows[row][0], rows[row][2]))
+    else {
+        panic!("{listed}");
+    };
+    assert!(first.ends_with("_2") && last.ends_with("_6"), "{listed}");
+    assert_eq!(scene.run(["wait", "many"]).code, 1);
+    assert_eq!(scene.run(["wait", first]).code, 0);
+    let record = scene.run(["record", last]);
+    assert!(
+        record.out.contains("\nstep      s ended with 0: "),
+        "{}",
+        record.err
+    );
+    let whole = scene.run(["record", "many"]);
+    let hint = format!("hint:  name one of its tasks: {first} … {last}\n");
+    assert!(
+        whole.code == 2 && whole.err.contains(&hint),
+        "{}",
+        whole.err
+    );
+    let logs = scene.run(["logs", "many"]);
+    assert!(logs.err.contains("wrote to the terminal"), "{}", logs.err);
+}
+
+#[test]
 fn an_interrupt_is_for_the_script_that_brings_results_home() {
     use nix::sys::signal::{Signal, killpg};
     use std::os::unix::process::CommandExt;

@@ -101,6 +101,17 @@ impl Script {
         self.runs_on == RunsOn::Slurm
     }
 
+    /// The job's number, with that of the task of an array.
+    fn number(&self) -> &'static str {
+        match (self.slurm(), self.array) {
+            (true, true) => "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
+            (true, false) => "$SLURM_JOB_ID",
+            // Who runs the script by hand may say which task it is.
+            (false, true) => "local-${SLURM_ARRAY_JOB_ID:-$$}_${SLURM_ARRAY_TASK_ID:-0}",
+            (false, false) => "local-$$",
+        }
+    }
+
     /// A private directory on the nodes is made for copies only.
     fn scratch(&self) -> bool {
         !self.stages.is_empty() || self.copies_image()
@@ -161,15 +172,11 @@ impl Script {
         if let Some(dir) = &self.program_dir {
             writeln!(out, "export PATH={}:$PATH", word(dir))?;
         }
-        let job = match (self.slurm(), self.array) {
-            (true, true) => "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
-            (true, false) => "$SLURM_JOB_ID",
-            (false, _) => "local-$$",
-        };
         writeln!(
             out,
-            "record=$PWD/{}-{job}.json",
-            word(&file_name(&self.name))
+            "record=$PWD/{}-{}.json",
+            word(&file_name(&self.name)),
+            self.number()
         )?;
         if self
             .options
@@ -385,7 +392,7 @@ impl Script {
         };
         let local = match self.slurm() {
             true => String::new(),
-            false => format!(" --local local-$$ {}", word(&self.name)),
+            false => format!(" --local {} {}", self.number(), word(&self.name)),
         };
         let contract: String = self
             .contract

@@ -91,16 +91,19 @@ fn listed(jobs: &[Submission], known: &[Status], since: Option<&str>) -> Result<
         let of_job = known.iter().filter(|status| belongs(job, &status.id));
         let mut found: Vec<Status> = of_job.cloned().collect();
         if found.is_empty() {
-            let own = forgotten(job, None);
-            let end = own.as_ref().map_or("", |status| status.end.as_str());
+            let own = left_behind(job);
+            let ends = own.iter().map(|status| status.end.as_str());
+            let end = ends.max().unwrap_or_default();
             // Texts of times are in their order.
             if since.is_some_and(|since| job.submitted.as_str() < since && end < since) {
                 continue;
             }
             // A script that was ended from outside could not say how, or only guess.
-            let clear = own.as_ref().is_some_and(|status| {
+            let clear = |status: &Status| {
                 status.phase().is_over() && status.exit_code.is_some_and(|code| code <= 128)
-            });
+            };
+            // Tasks of an array that never began left nothing.
+            let clear = !job.array && !own.is_empty() && own.iter().all(clear);
             if !clear && !job.is_local() && queue::check_id(&job.id).is_ok() {
                 unclear.push(job.id.as_str());
             }
@@ -202,11 +205,51 @@ pub fn ended_well(job: &Submission, text: &str, place: &str) -> Result<()> {
     )
 }
 
-/// A job that Slurm has forgotten has ended; how, its record says.
+/// A job that Slurm has forgotten has ended; how, its record says, or for one that ran here the journal.
 fn forgotten(submission: &Submission, task: Option<&str>) -> Option<Status> {
-    let record = RunRecord::read(&submission.record_path(task)?).ok()?;
+    if submission.array && task.is_none() {
+        let found = queue::summary(left_behind(submission))?;
+        // Between two tasks, nothing runs here.
+        let begun = submission.is_local() && submission.ended.is_none();
+        return Some(found).filter(|found| !begun || !found.phase().is_over());
+    }
+    by_record(submission, task).or_else(|| by_journal(submission))
+}
+
+/// One status for a job, or one for each task of an array that has begun.
+fn left_behind(submission: &Submission) -> Vec<Status> {
+    let mut found: Vec<Status> = match submission.array {
+        true => {
+            let tasks = submission.begun_tasks().into_iter();
+            tasks
+                .filter_map(|task| by_record(submission, Some(&task.to_string())))
+                .collect()
+        }
+        false => by_record(submission, None).into_iter().collect(),
+    };
+    if found.is_empty() {
+        found.extend(by_journal(submission));
+    }
+    found
+}
+
+/// What is known of a job that could not write its record.
+fn by_journal(submission: &Submission) -> Option<Status> {
+    let code = submission.ended?;
+    let state = if code == 0 { "COMPLETED" } else { "FAILED" };
     Some(Status {
-        id: record.job.id.clone(),
+        id: submission.id.clone(),
+        state: state.to_string(),
+        exit_code: Some(i32::from(code)),
+        ..Status::default()
+    })
+}
+
+fn by_record(submission: &Submission, task: Option<&str>) -> Option<Status> {
+    let record = RunRecord::read(&submission.record_path(task)?).ok()?;
+    let task = record.job.array.as_ref().filter(|_| submission.array);
+    Some(Status {
+        id: task.unwrap_or(&record.job.id).clone(),
         state: record.state.clone(),
         nodes: record.job.nodes.join(","),
         start: record.start.clone(),
@@ -358,6 +401,51 @@ mod tests {
         };
         assert_eq!(listed(Some("2026-11-20T12:00:00Z")), ["local-3", "7"]);
         assert_eq!(listed(None), ["local-3", "local-2", "7"]);
+    }
+
+    #[test]
+    fn an_array_that_ran_here_is_known_by_its_tasks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut job = Submission {
+            id: "local-7".to_string(),
+            directory: dir.path().to_path_buf(),
+            record: "many-%A_%a.json".to_string(),
+            array: true,
+            ..Submission::default()
+        };
+        for (task, code) in [("1", 0), ("2", 3)] {
+            let mut record = RunRecord::default();
+            record.job.id = format!("local-7_{task}");
+            record.job.array = Some(record.job.id.clone());
+            record.finish(code, "", None);
+            let path = job.record_path(Some(task)).expect("a path");
+            record.write(&path).expect("written");
+        }
+        // The third one may be still to come.
+        assert_eq!(forgotten(&job, None), None);
+        job.ended = Some(3);
+        let status = forgotten(&job, None).expect("a status");
+        assert_eq!((status.id.as_str(), status.code()), ("local-7_2", 3));
+        let status = forgotten(&job, Some("1")).expect("a status");
+        assert_eq!((status.state.as_str(), status.code()), ("COMPLETED", 0));
+        let rows = listed(&[job], &[], None).expect("rows");
+        let ids: Vec<String> = rows.into_iter().map(|row| row.submission.id).collect();
+        assert_eq!(ids, ["local-7_1", "local-7_2"]);
+    }
+
+    #[test]
+    fn what_ran_here_without_a_record_is_known_by_the_journal() {
+        let job = |ended| Submission {
+            id: "local-7".to_string(),
+            directory: "/nowhere".into(),
+            record: "one-%j.json".to_string(),
+            ended,
+            ..Submission::default()
+        };
+        let state = |ended| forgotten(&job(ended), None).map(|status| status.state);
+        assert_eq!(state(Some(0)).as_deref(), Some("COMPLETED"));
+        assert_eq!(state(Some(2)).as_deref(), Some("FAILED"));
+        assert_eq!(state(None), None);
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             record.inputs.extend(known.map(|then| then.now()));
             if let [id, name] = local.as_slice() {
                 record.job.id.clone_from(id);
+                // Not that of a job of Slurm's in which it runs.
+                record.job.array = id.contains('_').then(|| id.clone());
                 record.job.name.clone_from(name);
             }
             record.write(file)?;

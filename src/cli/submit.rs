@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result, printable};
 use crate::image::pull::{self, host_platform, source_settings};
 use crate::image::reference::Reference;
 use crate::image::store::{Store, Stored, now_text};
+use crate::jobs::array;
 use crate::jobs::assemble::{Assembled, Pinned, Source, assemble};
 use crate::jobs::check::software::Nodes;
 use crate::jobs::check::{self, Cluster, Finding, Weight};
@@ -19,10 +20,10 @@ use crate::jobs::run_record::Image;
 use crate::jobs::words::Words;
 use crate::launch::profile::Profile;
 use crate::launch::request::Request;
-use crate::sys::process::hold_interrupts;
+use crate::sys::process::{HeldInterrupts, hold_interrupts};
 use carrack_slurm::job::Text;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 
 /// Submit a job file, or a command in an image, to Slurm
 ///
@@ -292,6 +293,9 @@ impl Desk {
             .then(|| format!("--dependency=afterok:{}", ids.join(":")))
             .into_iter()
             .collect();
+        if words.local && assembled.script.array {
+            array::tasks(&assembled.array())?;
+        }
         let directory = assembled.directory(&self.here);
         let script = journal.begin(&assembled.script.name, &assembled.script.render())?;
         if !words.local
@@ -323,6 +327,7 @@ impl Desk {
         hooks::submit(&self.settings, &assembled).inspect_err(|_| journal.forget(&script))?;
         if words.local {
             warn_of_tasks(&assembled);
+            warn_of_array(&assembled);
             let submission =
                 self.submission(String::new(), &assembled, &script, file, ids, &directory);
             let (submission, code) = run_here(&journal, submission)?;
@@ -388,6 +393,8 @@ impl Desk {
                 .and_then(|image| image.stored.as_ref())
                 .map(|stored| stored.digest.to_string()),
             array: assembled.script.array,
+            tasks: assembled.array(),
+            ended: None,
             after,
         }
     }
@@ -471,6 +478,7 @@ impl Desk {
         let mut submission = Submission {
             submitted: now_text(),
             script,
+            ended: None,
             ..first
         };
         if self.local {
@@ -517,26 +525,68 @@ fn warn_of_tasks(assembled: &Assembled) {
     }
 }
 
-/// Runs a script on this machine; the job is noted under the number that the script gives itself.
+fn warn_of_array(assembled: &Assembled) {
+    if assembled.script.array {
+        tracing::warn!("the tasks of the array run one after the other here");
+    }
+}
+
+/// Runs a script on this machine, for an array once for each task; the job is noted under the number that the script gives
+/// itself. Ctrl-C is for the script, which brings results home before it ends.
 fn run_here(journal: &Journal, mut submission: Submission) -> Result<(Submission, u8)> {
-    use std::os::unix::process::ExitStatusExt;
-    // Ctrl-C is for the script, which brings results home before it ends.
-    let _held = hold_interrupts();
-    let mut child = Command::new("bash")
-        .arg(&submission.script)
-        .current_dir(&submission.directory)
-        .spawn()
-        .or_say(|| "cannot run bash")?;
-    submission.id = format!("local-{}", child.id());
     // What it says goes to the terminal.
     submission.output = String::new();
-    let noted = journal.note(&submission);
+    let interrupts = hold_interrupts();
+    let (noted, code) = if submission.array {
+        run_tasks(journal, &mut submission, &interrupts)?
+    } else {
+        let child = start_here(&submission, &[])?;
+        submission.id = format!("local-{}", child.id());
+        (journal.note(&submission), wait_here(child)?)
+    };
+    submission.ended = Some(code);
+    noted.and_then(|()| journal.note(&submission))?;
+    Ok((submission, code))
+}
+
+/// As for Slurm, a task that fails ends none of the others; the first code that is not 0 is the array's.
+fn run_tasks(
+    journal: &Journal,
+    submission: &mut Submission,
+    interrupts: &HeldInterrupts,
+) -> Result<(Result<()>, u8)> {
+    let tasks = array::tasks(&submission.tasks)?;
+    let number = std::process::id();
+    submission.id = format!("local-{number}");
+    let noted = journal.note(submission);
+    let mut code = 0;
+    for task in &tasks {
+        let variables = array::variables(number, *task, &tasks);
+        let of_task = wait_here(start_here(submission, &variables)?)?;
+        code = if code == 0 { of_task } else { code };
+        if interrupts.came() {
+            break;
+        }
+    }
+    Ok((noted, code))
+}
+
+fn start_here(submission: &Submission, variables: &[(&str, String)]) -> Result<Child> {
+    Command::new("bash")
+        .arg(&submission.script)
+        .current_dir(&submission.directory)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .spawn()
+        .or_say(|| "cannot run bash")
+}
+
+fn wait_here(mut child: Child) -> Result<u8> {
+    use std::os::unix::process::ExitStatusExt;
     let status = child.wait().or_say(|| "cannot wait for bash")?;
-    noted?;
     let code = status
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok((submission, u8::try_from(code & 0xff).unwrap_or(1)))
+    Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 
 /// `prepare-v2` → `PREPARE_V2`.

@@ -389,6 +389,14 @@ impl Assembled {
             .unwrap_or_default()
     }
 
+    /// What `--array` says; empty for one job.
+    pub fn array(&self) -> String {
+        let setting = self.job.option("array");
+        setting
+            .and_then(|setting| setting.value.clone())
+            .unwrap_or_default()
+    }
+
     /// Where the job runs.
     pub fn directory(&self, here: &Path) -> PathBuf {
         match self

@@ -39,6 +39,12 @@ pub struct Submission {
     pub image: Option<String>,
     pub digest: Option<String>,
     pub array: bool,
+    /// What `--array` says.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tasks: String,
+    /// The code of a job that ran here, when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u8>,
     /// Numbers of the jobs that it waits for.
     pub after: Vec<String>,
 }
@@ -250,7 +256,9 @@ impl Journal {
     pub fn find(&self, word: &str) -> Option<(Submission, Option<String>)> {
         let all = self.all();
         let (id, task) = match word.split_once('_') {
-            Some((id, task)) if super::queue::check_id(word).is_ok() => {
+            Some((id, task))
+                if super::queue::check_id(word.strip_prefix("local-").unwrap_or(word)).is_ok() =>
+            {
                 (id, Some(task.to_string()))
             }
             _ => (word, None),

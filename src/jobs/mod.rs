@@ -4,6 +4,7 @@
 //! printing, which is the fronts' part.
 
 pub mod accounts;
+pub mod array;
 pub mod assemble;
 pub mod check;
 pub mod crate_export;

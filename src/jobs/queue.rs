@@ -325,7 +325,7 @@ pub(super) fn time(text: &str) -> String {
 }
 
 /// Several lines are the jobs of one array: it runs while one runs, and failed when one failed.
-fn summary(mut found: Vec<Status>) -> Option<Status> {
+pub fn summary(mut found: Vec<Status>) -> Option<Status> {
     let worst = found
         .iter()
         .enumerate()
