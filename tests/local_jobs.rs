@@ -156,3 +156,31 @@ fn an_interrupt_is_for_the_script_that_brings_results_home() {
     let made = std::fs::read_to_string(scene.path("work/made"));
     assert_eq!(made.unwrap(), "late\n");
 }
+
+#[test]
+fn a_directory_that_takes_no_record_is_told_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = scene();
+    let allow = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(scene.path("work"), mode).unwrap();
+    };
+    scene.write(
+        "work/plain.toml",
+        "[job]\nname = 'plain'\n[[step]]\nname = 's'\ncontainer = false\nshell = 'echo done'\n",
+    );
+    allow(0o555);
+    let ran = scene.run(["submit", "--local", "plain.toml"]);
+    allow(0o755);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "done\n"), "{}", ran.err);
+    assert_eq!(ran.err.matches("error: ").count(), 1, "{}", ran.err);
+    assert!(
+        ran.err.contains("hint:  the job goes on without a record"),
+        "{}",
+        ran.err
+    );
+    let listed = scene.run(["ps", "plain"]).out;
+    assert!(listed.contains(" COMPLETED"), "{listed}");
+    let record = scene.run(["record", "plain"]).err;
+    assert!(record.contains("could not be written"), "{record}");
+}

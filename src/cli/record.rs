@@ -141,7 +141,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 record.job.array = id.contains('_').then(|| id.clone());
                 record.job.name.clone_from(name);
             }
-            record.write(file)?;
+            record.write(file).map_err(|error| {
+                error.hint(
+                    "the job goes on without a record: is there room, and may you write there?",
+                )
+            })?;
             site::tell(&args.common, "start", &record);
         }
         Some(Verb::List { directory, json }) => {
@@ -151,6 +155,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             return show(Some(job), *json, None);
         }
         Some(Verb::Verify { files }) => site::verify(files)?,
+        // Why there is none was told when the job started.
+        Some(Verb::Step { file, .. } | Verb::Finish { file, .. }) if !file.exists() => {}
         Some(Verb::Step {
             file,
             name,
@@ -365,6 +371,10 @@ pub fn find(word: &str) -> Result<Found> {
         .ok_or_else(|| {
             if task.is_none() && !submission.begun_tasks().is_empty() {
                 return submission.is_an_array(word);
+            }
+            if submission.ended.is_some() {
+                return Error::new(format!("job `{word}` has no record"))
+                    .cause("it could not be written where the job ran, or was removed since");
             }
             Error::new(format!("job `{word}` has no record yet"))
                 .cause("a record is begun when the job starts")
