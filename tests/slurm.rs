@@ -238,6 +238,9 @@ pub mod as_root {
                 .0,
             9
         );
+        let (code, said) = cluster.login(&format!("carrack attach {id}@n9 -- true"));
+        assert_eq!(code, 125, "{said}");
+        assert!(said.contains("cause: it runs on n1, n2\n"), "{said}");
         let said = cluster.good("(sleep 1; touch go) & carrack logs -f long");
         assert_eq!(
             said.matches("begun").count() + said.matches("done").count(),

@@ -56,6 +56,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(which) = args.which.as_deref()
         && let Some(place) = Place::of(which, &all)
     {
+        if let Some(node) = &place.node
+            // Without an answer srun has its own words.
+            && let Ok(nodes) = queue::nodes(&place.job)
+        {
+            is_of_job(&place.job, node, &nodes)?;
+        }
         return Err(place.through_srun(&args.command));
     }
     let chosen = choose(all, args.which.as_deref())?;
@@ -198,6 +204,18 @@ impl Place {
     }
 }
 
+/// srun would say only that the configuration is not available. A job that runs nowhere is left to it.
+fn is_of_job(job: &str, node: &str, nodes: &[String]) -> Result<()> {
+    let (Some(first), false) = (nodes.first(), nodes.iter().any(|known| known == node)) else {
+        return Ok(());
+    };
+    Err(
+        Error::new(format!("job {job} does not run on node `{node}`"))
+            .cause(format!("it runs on {}", nodes.join(", ")))
+            .hint(format!("`carrack attach {job}@{first}`")),
+    )
+}
+
 fn choose(all: Vec<Running>, which: Option<&str>) -> Result<Running> {
     let wanted = |one: &&Running| {
         let Some(which) = which else { return true };
@@ -233,5 +251,21 @@ fn choose(all: Vec<Running>, which: Option<&str>) -> Result<Running> {
         [one, ..] => Err(Error::usage("several capsules of yours run on this node")
             .cause(list.join(", "))
             .hint(format!("name one: `carrack attach {}`", id(one, &all)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_the_jobs_is_told() {
+        let nodes = ["n1", "n2"].map(str::to_string);
+        assert!(is_of_job("18", "n2", &nodes).is_ok());
+        assert!(is_of_job("18", "n9", &[]).is_ok());
+        assert_eq!(
+            is_of_job("18", "n9", &nodes).unwrap_err().to_string(),
+            "error: job 18 does not run on node `n9`\n  cause: it runs on n1, n2\n  hint:  `carrack attach 18@n1`\n"
+        );
     }
 }

@@ -227,6 +227,22 @@ pub fn states() -> Result<Vec<Status>> {
     Ok(text.lines().filter_map(parse_squeue).collect())
 }
 
+/// The nodes that a job runs on, each by its name.
+pub fn nodes(id: &str) -> Result<Vec<String>> {
+    check_id(id)?;
+    let jobs = format!("--jobs={id}");
+    let lists = ask(
+        "squeue",
+        &["--noheader", &jobs, "--states=RUNNING", "--format=%N"],
+    )?;
+    let list = lists.split_whitespace().collect::<Vec<_>>().join(",");
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = ask("scontrol", &["show", "hostnames", &list])?;
+    Ok(names.split_whitespace().map(str::to_string).collect())
+}
+
 /// Jobs have numbers, jobs of an array two; nothing else may become an argument.
 pub fn check_id(id: &str) -> Result<()> {
     let plain = |part: &str| {
