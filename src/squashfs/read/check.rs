@@ -432,27 +432,8 @@ pub fn verify_all(image: &Image, threads: usize) -> Result<Option<Damage>> {
         image.check_pages(checked)?;
     }
     let blocks: Vec<(u64, u32)> = image.blocks()?.into_iter().collect();
-    let threads = threads.clamp(1, 64);
-    let share = blocks.len().div_ceil(threads).max(1);
-    let first = std::thread::scope(|scope| {
-        let workers: Vec<_> = blocks
-            .chunks(share)
-            .map(|share| {
-                scope.spawn(move || {
-                    share.iter().find_map(|(start, word)| {
-                        verify_block(image, *start, *word)
-                            .err()
-                            .map(|error| (*start, *word, error))
-                    })
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .filter_map(|worker| worker.join().ok().flatten())
-            .min_by_key(|(start, word, _)| (*start, *word))
-    });
-    let Some((start, word, error)) = first else {
+    let verify = |start, word| verify_block(image, start, word);
+    let Some((start, word, error)) = first_broken(&blocks, threads, &verify)? else {
         return Ok(None);
     };
     let mut files = Vec::new();
@@ -477,6 +458,36 @@ pub fn verify_all(image: &Image, threads: usize) -> Result<Option<Damage>> {
             .to_string(),
         files,
     }))
+}
+
+/// The first of these blocks, which are in order, that does not pass. Each thread has a share of them.
+fn first_broken(
+    blocks: &[(u64, u32)],
+    threads: usize,
+    verify: &(dyn Fn(u64, u32) -> Result<()> + Sync),
+) -> Result<Option<(u64, u32, Error)>> {
+    let share = blocks.len().div_ceil(threads.clamp(1, 64)).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = blocks
+            .chunks(share)
+            .map(|share| {
+                scope.spawn(move || {
+                    share.iter().find_map(|(start, word)| {
+                        let failed = verify(*start, *word).err();
+                        failed.map(|error| (*start, *word, error))
+                    })
+                })
+            })
+            .collect();
+        // What a thread that panicked has not looked at may be broken.
+        let panicked = |_| Error::new("a thread that verifies the image panicked");
+        // All are joined before one is judged: the scope panics for those that are not.
+        let joined: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        joined.into_iter().try_fold(None, |first, found| {
+            let found = found.map_err(panicked)?;
+            Ok(first.or(found))
+        })
+    })
 }
 
 fn verify_block(image: &Image, start: u64, word: u32) -> Result<()> {

@@ -178,3 +178,26 @@ fn an_image_without_hashes_of_pages_is_checked_as_a_whole() {
         open(&path).check(&old).unwrap_err();
     }
 }
+
+#[test]
+fn the_first_broken_block_is_found_and_a_panic_is_no_success() {
+    let blocks: Vec<(u64, u32)> = (0..9).map(|at| (at, 1)).collect();
+    for threads in [0, 1, 2, 4, 100] {
+        let broken = |bad: &'static [u64]| {
+            let verify = move |start, _| match bad.contains(&start) {
+                true => Err(Error::new("broken")),
+                false => Ok(()),
+            };
+            let found = first_broken(&blocks, threads, &verify).unwrap();
+            found.map(|(start, ..)| start)
+        };
+        assert_eq!(broken(&[]), None);
+        assert_eq!(broken(&[7, 3, 8]), Some(3));
+        let panics = |start, _| match start {
+            2 | 5 | 8 => panic!("a mistake of ours"),
+            _ => Ok(()),
+        };
+        let told = first_broken(&blocks, threads, &panics).map(drop);
+        assert!(told.unwrap_err().what().contains("panicked"));
+    }
+}
