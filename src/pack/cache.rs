@@ -6,7 +6,7 @@
 //! <diff_id hex>-<parameters>.lock    somebody packs it now
 //! .partial-<process>-*               being written; removed when that process is gone, or when old
 //! ```
-//! Removing any file at any time costs work, never correctness: users of a pack hold it open.
+//! Removing a pack at any time costs work, never correctness: users of a pack hold it open.
 
 use crate::error::{Context, Result};
 use crate::image::digest::Digest;
@@ -26,7 +26,8 @@ pub struct PackCache {
     directory: PathBuf,
 }
 
-const PARTIAL: &str = ".partial-";
+/// How the names of packs begin that are being written.
+pub const PARTIAL: &str = ".partial-";
 
 /// What a pack's bytes depend on beside its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use super::{Store, files};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
+use crate::pack::cache::PARTIAL;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -202,7 +203,7 @@ impl Store {
     }
 }
 
-/// The packs of a directory. Work in progress has other suffixes and is not listed.
+/// The packs of a directory. What a pull is writing now is none yet.
 fn packs_in(directory: &Path) -> Vec<Pack> {
     let mut packs: BTreeMap<String, Pack> = BTreeMap::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -211,6 +212,9 @@ fn packs_in(directory: &Path) -> Vec<Pack> {
         else {
             continue;
         };
+        if stem.starts_with(PARTIAL) {
+            continue;
+        }
         let Ok(meta) = entry.metadata() else { continue };
         if !meta.is_file() {
             continue;
@@ -347,6 +351,8 @@ mod tests {
             ("a-1.idx", 2),
             ("b-1.dat", 5),
             (".tmp123", 7),
+            (".partial-1-2-here-x.dat", 7),
+            (".partial-1-2-here-x.idx", 7),
             ("c.lock", 1),
         ] {
             std::fs::write(directory.path().join(name), vec![0; bytes]).unwrap();
