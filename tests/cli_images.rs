@@ -170,6 +170,16 @@ fn gc_frees_what_the_rules_name_and_says_so_first() {
     scene.run(["gc", "-q", "--cache-size", "0"]).is(0, "", "");
     assert_eq!(packs(), 0);
     scene.run(["inspect", "-q", "app:v1"]).ok();
+    // As a killed pull of another host leaves it.
+    let left = scene.write("store/packs/.partial-1-2-elsewhere-x.dat", [0; 3 << 10]);
+    let file = std::fs::File::options().write(true).open(&left).unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    file.set_modified(long_ago).unwrap();
+    let told = "would remove what interrupted commands left: 3K\n3K would be freed\n";
+    scene.run(["gc", "-n"]).is(0, told, "");
+    let told = "removed what interrupted commands left: 3K\n3K freed\n";
+    scene.run(["gc"]).is(0, told, "");
+    assert!(!left.exists());
     scene
         .run(["gc", "--older-than", "1d"])
         .is(0, "0B freed\n", "");

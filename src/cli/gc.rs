@@ -54,8 +54,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .map_or(store.place().packs_limit, |size| size.0),
     };
     let mut inventory = store.inventory();
-    let decision = decide(&inventory, &rules, SystemTime::now());
+    let mut decision = decide(&inventory, &rules, SystemTime::now());
     if !args.dry_run {
+        // First, for it needs no room and nobody's permission; what others left in a shared store stays.
+        decision.leftovers = store.clean();
         store.sweep(&decision)?;
     }
     if args.json {
@@ -72,6 +74,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn as_text(decision: &Decision, dry_run: bool) -> String {
     let verb = if dry_run { "would remove" } else { "removed" };
     let mut text = String::new();
+    if decision.leftovers > 0 {
+        text.push_str(&format!(
+            "{verb} what interrupted commands left: {}\n",
+            Size(decision.leftovers)
+        ));
+    }
     for gone in &decision.images {
         let names = if gone.references.is_empty() {
             String::new()
@@ -106,6 +114,7 @@ fn as_json(decision: &Decision, dry_run: bool) -> serde_json::Value {
         "dry_run": dry_run,
         "images": gone(&decision.images),
         "packs": gone(&decision.packs),
+        "leftovers": decision.leftovers,
         "kept": decision.kept.iter().map(kept).collect::<Vec<_>>(),
         "bytes": decision.bytes(),
     })

@@ -258,14 +258,15 @@ pub fn mark() -> String {
 
 /// Whether what follows `prefix` in a file's name is the [`mark`] of a process that ran here and is gone.
 pub fn is_abandoned(name: &str, prefix: &str) -> bool {
-    let mut words = name.strip_prefix(prefix).unwrap_or_default().split('-');
-    let (Some(pid), Some(start), Some(place)) = (words.next(), words.next(), words.next()) else {
-        return false;
-    };
-    place == this_place()
-        && pid
-            .parse()
-            .is_ok_and(|pid: u32| start_time(pid).as_deref() != Some(start))
+    writer_lives(name, prefix) == Some(false)
+}
+
+/// Whether the process whose [`mark`] follows `prefix` lives; `None` for one elsewhere, of which this host cannot tell.
+pub fn writer_lives(name: &str, prefix: &str) -> Option<bool> {
+    let mut words = name.strip_prefix(prefix)?.split('-');
+    let (pid, start, place) = (words.next()?, words.next()?, words.next()?);
+    let pid: u32 = pid.parse().ok()?;
+    (place == this_place()).then(|| start_time(pid).as_deref() == Some(start))
 }
 
 /// Removes the lock files of a directory whose owners ran here and are gone.
@@ -425,6 +426,9 @@ mod tests {
         ] {
             assert_eq!(is_abandoned(&name, "file-"), gone, "{name}");
         }
+        assert_eq!(writer_lives(&format!("file-{own}-x"), "file-"), Some(true));
+        let elsewhere = format!("file-{pid}-1-elsewhere-x");
+        assert_eq!(writer_lives(&elsewhere, "file-"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::image::digest::Digest;
 use crate::image::lock::{self, Lock, Owner};
 use crate::pack::FORMAT;
 use crate::pack::index::Index;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -62,45 +62,54 @@ pub struct Building {
     idx: PathBuf,
 }
 
+/// What pulls that were killed left half written, with its bytes.
+pub fn leftovers(directory: &Path) -> Vec<(PathBuf, u64)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let left = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(PARTIAL) {
+            return None;
+        }
+        let metadata = entry.metadata().ok()?;
+        // A slow layer's index is not written for hours: age says something only of processes that cannot be seen.
+        let is_left = match lock::writer_lives(&name, PARTIAL) {
+            Some(lives) => !lives,
+            None => is_old(&metadata),
+        };
+        is_left.then(|| (entry.path(), metadata.len()))
+    });
+    left.collect()
+}
+
+fn is_old(metadata: &Metadata) -> bool {
+    let modified = metadata.modified().ok();
+    let age = modified.and_then(|time| SystemTime::now().duration_since(time).ok());
+    age.is_some_and(|age| age > ABANDONED)
+}
+
+/// Removes what killed pulls left, locks too; tells how many bytes of it are gone.
+pub fn sweep(directory: &Path) -> u64 {
+    lock::sweep(directory);
+    let removed = leftovers(directory)
+        .into_iter()
+        // What another user left is theirs to remove.
+        .filter(|(path, _)| std::fs::remove_file(path).is_ok());
+    removed.map(|(_, bytes)| bytes).sum()
+}
+
 impl PackCache {
     /// Makes the directory if needed, and removes what killed processes left.
     pub fn open(directory: impl Into<PathBuf>) -> Result<PackCache> {
         let directory = directory.into();
         std::fs::create_dir_all(&directory)
             .or_say(|| format!("cannot make the pack cache `{}`", directory.display()))?;
-        let cache = PackCache { directory };
-        cache.sweep();
-        Ok(cache)
+        sweep(&directory);
+        Ok(PackCache { directory })
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    fn sweep(&self) {
-        lock::sweep(&self.directory);
-        let Ok(entries) = std::fs::read_dir(&self.directory) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if !name.starts_with(PARTIAL) {
-                continue;
-            }
-            if lock::is_abandoned(&name, PARTIAL) {
-                let _ = std::fs::remove_file(entry.path());
-                continue;
-            }
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|time| SystemTime::now().duration_since(time).ok());
-            if age.is_some_and(|age| age > ABANDONED) {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
     }
 
     fn path(&self, diff_id: &Digest, parameters: &Parameters, extension: &str) -> PathBuf {
@@ -201,5 +210,45 @@ impl Drop for Building {
         // After publishing these names are gone already.
         let _ = std::fs::remove_file(&self.dat);
         let _ = std::fs::remove_file(&self.idx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_killed_pulls_left_is_swept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path();
+        let write = |name: &str, hours: u64| {
+            let path = directory.join(name);
+            std::fs::write(&path, [0; 10]).unwrap();
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            let age = Duration::from_secs(hours * 3600);
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let own = lock::mark();
+        let (pid, rest) = own.split_once('-').unwrap();
+        let (_, place) = rest.split_once('-').unwrap();
+        let rows = [
+            // The pid was used again: whoever wrote this is gone.
+            (format!(".partial-{pid}-1-{place}-a.dat"), 0, false),
+            (format!(".partial-{pid}-1-{place}-b.idx"), 0, false),
+            (format!(".partial-{own}-c.dat"), 0, true),
+            (format!(".partial-{own}-d.idx"), 9, true),
+            (format!(".partial-{pid}-1-elsewhere-e.dat"), 1, true),
+            (format!(".partial-{pid}-1-elsewhere-f.dat"), 9, false),
+            ("a-v2.dat".to_string(), 9, true),
+        ];
+        for (name, hours, _) in &rows {
+            write(name, *hours);
+        }
+        assert_eq!(leftovers(directory).len(), 3);
+        assert_eq!(sweep(directory), 30);
+        for (name, _, stays) in &rows {
+            assert_eq!(directory.join(name).exists(), *stays, "{name}");
+        }
+        assert_eq!(sweep(directory), 0);
     }
 }

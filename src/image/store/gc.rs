@@ -26,6 +26,8 @@ pub struct Inventory {
     pub packs: Vec<Pack>,
     /// Digest → jobs that need it.
     pub pinned: BTreeMap<Digest, Vec<String>>,
+    /// Bytes that processes left which are gone.
+    pub leftovers: u64,
     /// Directories that could not be listed.
     pub unreadable: Vec<Error>,
 }
@@ -53,6 +55,8 @@ pub struct Decision {
     pub packs: Vec<Gone>,
     /// Images that the rules name but a job needs.
     pub kept: Vec<(Digest, Vec<String>)>,
+    /// Bytes of leftovers, which go whatever the rules.
+    pub leftovers: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,13 +73,16 @@ impl Decision {
         self.images
             .iter()
             .chain(&self.packs)
-            .fold(0, |sum, gone| sum.saturating_add(gone.bytes))
+            .fold(self.leftovers, |sum, gone| sum.saturating_add(gone.bytes))
     }
 }
 
 /// Applies the rules. Packs go least recently used first until the rest fits.
 pub fn decide(inventory: &Inventory, rules: &Rules, now: SystemTime) -> Decision {
-    let mut decision = Decision::default();
+    let mut decision = Decision {
+        leftovers: inventory.leftovers,
+        ..Decision::default()
+    };
     for image in &inventory.images {
         let idle = now.duration_since(image.used).unwrap_or_default();
         let old = rules.older_than.is_some_and(|limit| idle >= limit);
@@ -138,6 +145,7 @@ impl Store {
             images: images.collect(),
             packs: packs_in(&self.place().packs),
             pinned: self.pinned(),
+            leftovers: self.leftovers(),
             unreadable: listing.unreadable,
         }
     }
@@ -153,7 +161,6 @@ impl Store {
         for gone in &decision.packs {
             freed = freed.saturating_add(remove_pack(&self.place().packs, &gone.name)?);
         }
-        self.clean();
         Ok(freed)
     }
 
@@ -297,6 +304,7 @@ mod tests {
                 pack("middle", 50, 50),
             ],
             pinned: BTreeMap::from([(digest('c'), vec!["77".to_string()])]),
+            leftovers: 7,
             unreadable: Vec::new(),
         }
     }
@@ -340,6 +348,9 @@ mod tests {
                 (images, packs, kept),
                 "{rules:?}"
             );
+            let gone = decision.images.iter().chain(&decision.packs);
+            let bytes: u64 = gone.map(|gone| gone.bytes).sum();
+            assert_eq!(decision.bytes(), bytes + 7, "leftovers go by no rule");
         }
     }
 

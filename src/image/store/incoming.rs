@@ -4,6 +4,7 @@ use super::{Store, Stored, files};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::lock::{self, Lock, Owner};
+use crate::pack::cache;
 use crate::record::ImageRecord;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
@@ -105,19 +106,40 @@ impl Store {
         }
     }
 
-    /// Removes what processes that died left in `tmp/`; every command that writes calls it.
-    pub fn clean(&self) {
-        for path in self.work() {
-            if let Some(digest) = work_digest(&path) {
-                // A lock that can be had tells that nobody works on it.
-                if let Ok(Some(_lock)) = Lock::try_acquire(&self.lock_of(&digest)) {
-                    remove(&path);
-                }
-            } else if is_old(&path) || is_abandoned(&path) {
+    /// Removes what processes that died left in `tmp/` and among the packs, and tells how many bytes that were; every
+    /// command that writes calls it.
+    pub fn clean(&self) -> u64 {
+        let mut freed = 0u64;
+        for path in self.abandoned() {
+            let lock = work_digest(&path).map(|digest| Lock::try_acquire(&self.lock_of(&digest)));
+            // A lock that can be had tells that nobody works on it.
+            if matches!(lock, None | Some(Ok(Some(_)))) {
+                let bytes = bytes_of(&path);
                 remove(&path);
+                freed = freed.saturating_add(bytes.saturating_sub(bytes_of(&path)));
             }
         }
         lock::sweep(&self.temporary());
+        freed.saturating_add(cache::sweep(&self.place().packs))
+    }
+
+    /// How many bytes [`Store::clean`] would free.
+    pub fn leftovers(&self) -> u64 {
+        let packs = cache::leftovers(&self.place().packs);
+        let sizes = self.abandoned().into_iter().map(|path| bytes_of(&path));
+        sizes
+            .chain(packs.into_iter().map(|(_, bytes)| bytes))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// What nobody works on in `tmp/`, as far as can be told without taking a lock.
+    fn abandoned(&self) -> Vec<PathBuf> {
+        let mut work = self.work();
+        work.retain(|path| match work_digest(path) {
+            Some(digest) => matches!(Lock::holder(&self.lock_of(&digest)), Ok(None)),
+            None => is_old(path) || is_abandoned(path),
+        });
+        work
     }
 
     fn work(&self) -> Vec<PathBuf> {
@@ -217,6 +239,19 @@ fn remove(path: &Path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
         _ => std::fs::remove_file(path),
     };
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries
+                .map(|entry| bytes_of(&entry.path()))
+                .fold(0, u64::saturating_add)
+        }
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
 }
 
 fn is_abandoned(path: &Path) -> bool {

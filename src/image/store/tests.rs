@@ -172,10 +172,23 @@ fn leftovers_of_dead_converters_go_and_those_of_living_ones_stay() {
     let living = begin(&store, &b);
     let young = store.temporary().join("file-abc");
     std::fs::write(&young, "").unwrap();
-    store.clean();
-    assert!(!left.exists());
+    let packs = &store.place().packs;
+    std::fs::create_dir(packs).unwrap();
+    let living_pack = packs.join(format!(".partial-{}-x.dat", crate::image::lock::mark()));
+    let mark = crate::image::lock::mark();
+    let (pid, place) = (mark.split('-').next().unwrap(), mark.split('-').next_back());
+    let dead_pack = packs.join(format!(".partial-{pid}-1-{}-x.dat", place.unwrap()));
+    for pack in [&living_pack, &dead_pack] {
+        std::fs::write(pack, "half a pack").unwrap();
+    }
+    // Of the image and of the pack.
+    assert_eq!(store.leftovers(), 4 + 11);
+    assert!(left.exists() && dead_pack.exists(), "only counted");
+    assert_eq!(store.clean(), 4 + 11);
+    assert!(!left.exists() && !dead_pack.exists());
     assert!(living.directory().exists());
-    assert!(young.exists());
+    assert!(young.exists() && living_pack.exists());
+    assert_eq!(store.clean(), 0);
 }
 
 #[test]
