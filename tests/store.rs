@@ -109,15 +109,15 @@ fn a_job_keeps_its_image_until_slurm_forgets_it() {
     let mut scene = scene_with(IMAGE);
     let (digest, _) = pulled(&scene);
     let pin = format!("{{\"job\":\"4711\",\"images\":{{\"{digest}\":\"x\"}}}}");
-    let pin_file = scene.write("store/pins/4711.json", pin);
-    let squeue = scene.write("tools/squeue", "#!/bin/sh\ntest -f \"$HOME/running\" && echo 4711 || { echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }\n");
+    let pin_file = scene.write("store/pins/4711.json", &pin);
+    let squeue = scene.write("tools/squeue", "#!/bin/sh\ncat \"$HOME/state\" 2>/dev/null || { echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }\n");
     let set_mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&squeue, set_mode).unwrap();
     scene.env(
         "PATH",
         format!("{}:/usr/bin:/bin", scene.path("tools").display()),
     );
-    scene.write("home/running", "");
+    scene.write("home/state", "4711 RUNNING\n");
     let age = |seconds: u64| {
         let file = std::fs::File::options()
             .write(true)
@@ -138,7 +138,7 @@ fn a_job_keeps_its_image_until_slurm_forgets_it() {
     );
     scene.run(["inspect", "oci:image"]).ok();
     // Just submitted: Slurm may not know it yet.
-    std::fs::remove_file(scene.path("home/running")).unwrap();
+    std::fs::remove_file(scene.path("home/state")).unwrap();
     age(0);
     scene.run(["rm", "oci:image"]).fails(125, &["in use"]);
     age(600);
@@ -146,6 +146,12 @@ fn a_job_keeps_its_image_until_slurm_forgets_it() {
     scene
         .run(["inspect", "oci:image"])
         .fails(125, &["no image"]);
+    assert!(!pin_file.exists());
+    // A short job that has ended keeps nothing, however young its pin is.
+    pulled(&scene);
+    std::fs::write(&pin_file, &pin).unwrap();
+    scene.write("home/state", "4711 COMPLETED\n");
+    scene.run(["rm", "oci:image"]).ok();
     assert!(!pin_file.exists());
 }
 

@@ -6,6 +6,7 @@ use super::{Common, output};
 use crate::config::{Age, Size};
 use crate::error::Result;
 use crate::image::store::gc::{Decision, Rules, decide};
+use crate::image::store::jobs_named;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -95,10 +96,8 @@ fn as_text(decision: &Decision, dry_run: bool) -> String {
         ));
     }
     for (digest, jobs) in &decision.kept {
-        text.push_str(&format!(
-            "kept {digest}: job {} needs it\n",
-            jobs.join(", ")
-        ));
+        let need = if jobs.len() == 1 { "needs" } else { "need" };
+        text.push_str(&format!("kept {digest}: {} {need} it\n", jobs_named(jobs)));
     }
     let freed = if dry_run { "would be freed" } else { "freed" };
     text + &format!("{} {freed}\n", Size(decision.bytes()))

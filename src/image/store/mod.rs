@@ -35,6 +35,7 @@ pub use incoming::{Begin, Incoming, abandon};
 pub use list::{Damaged, Listed, Listing};
 pub use place::Place;
 pub use refs::{Entry, Target};
+pub use remove::jobs_named;
 pub use time::{now_text, seconds_of, text_of};
 
 use crate::error::{Error, Result};

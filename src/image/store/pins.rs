@@ -10,8 +10,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 const MAX_BYTES: usize = 1 << 20;
-/// A job is pinned before or just after `sbatch` answers: until then Slurm may not know it.
+/// A job is pinned before or just after `sbatch` answers: a job that Slurm does not know may be known soon.
 const GRACE: Duration = Duration::from_secs(300);
+/// Slurm's words for jobs that are over; any other is of one that may run.
+const ENDED: &[&str] = &[
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+];
 
 /// What one job needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,18 +99,15 @@ impl Store {
         found
     }
 
-    /// Digest → jobs that need it. Pins of jobs that Slurm no longer knows are removed on the way.
+    /// Digest → jobs that need it. Pins of jobs that are over are removed on the way.
     pub fn pinned(&self) -> BTreeMap<Digest, Vec<String>> {
         let mut pinned: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
         let pins = self.pins();
-        let asked: Vec<&str> = pins
-            .iter()
-            .filter(|(pin, age)| is_job(&pin.job) && *age > GRACE)
-            .map(|(pin, _)| pin.job.as_str())
-            .collect();
-        let gone = gone(&asked);
-        for (pin, _) in &pins {
-            if gone.contains(pin.job.as_str()) {
+        let asked = pins.iter().filter(|(pin, _)| is_job(&pin.job));
+        let known = ask(asked.map(|(pin, _)| pin.job.as_str()));
+        for (pin, age) in &pins {
+            let is_over = |known| is_job(&pin.job) && is_over(&pin.job, *age, known);
+            if known.as_ref().is_some_and(is_over) {
                 let _ = self.unpin(&pin.job);
                 continue;
             }
@@ -135,30 +144,76 @@ fn is_job(job: &str) -> bool {
         && job.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// The jobs that Slurm says are over. Without an answer every job counts as there.
-fn gone<'a>(jobs: &[&'a str]) -> BTreeSet<&'a str> {
-    if jobs.is_empty() {
-        return BTreeSet::new();
+/// The number of `123_4` and of `123+1`.
+fn number(job: &str) -> &str {
+    job.split(['_', '+']).next().unwrap_or_default()
+}
+
+/// Job number → whether it, or any job of its array, is still there. Nothing without an answer of Slurm.
+type Known = BTreeMap<String, bool>;
+
+/// What Slurm knows of these jobs, also of those that have ended.
+fn ask<'a>(jobs: impl Iterator<Item = &'a str>) -> Option<Known> {
+    let numbers: BTreeSet<&str> = jobs.map(number).collect();
+    if numbers.is_empty() {
+        return None;
     }
-    let base = |job: &str| job.split(['_', '+']).next().unwrap_or_default().to_string();
-    let ids: BTreeSet<String> = jobs.iter().map(|job| base(job)).collect();
-    let list = ids.into_iter().collect::<Vec<_>>().join(",");
+    let list = numbers.into_iter().collect::<Vec<_>>().join(",");
     let answer = Command::new("squeue")
-        .args(["--noheader", "--format=%F", &format!("--jobs={list}")])
+        .args(["--noheader", "--states=all", "--format=%F %T"])
+        .arg(format!("--jobs={list}"))
         .stdin(Stdio::null())
-        .output();
-    let Ok(answer) = answer else {
-        return BTreeSet::new();
-    };
-    // With one job that is over, squeue fails and says so; with several it prints the others.
-    let unknown = String::from_utf8_lossy(&answer.stderr).contains("Invalid job id");
-    if !answer.status.success() && !unknown {
-        return BTreeSet::new();
+        .output()
+        .ok()?;
+    // With one job that it has forgotten, squeue fails and says so; with several it prints the others.
+    let forgotten = String::from_utf8_lossy(&answer.stderr).contains("Invalid job id");
+    (answer.status.success() || forgotten).then(|| parse(&String::from_utf8_lossy(&answer.stdout)))
+}
+
+fn parse(answer: &str) -> Known {
+    let mut known = Known::new();
+    for line in answer.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(number), Some(state)) = (words.next(), words.next()) {
+            *known.entry(number.to_string()).or_default() |= !ENDED.contains(&state);
+        }
     }
-    let text = String::from_utf8_lossy(&answer.stdout);
-    let alive: BTreeSet<&str> = text.split_whitespace().collect();
-    jobs.iter()
-        .copied()
-        .filter(|job| !alive.contains(base(job).as_str()))
-        .collect()
+    known
+}
+
+/// Whether nobody will start an image for the job any more.
+fn is_over(job: &str, age: Duration, known: &Known) -> bool {
+    match known.get(number(job)) {
+        Some(is_there) => !is_there,
+        None => age > GRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_over_when_slurm_says_so_or_has_forgotten_them() {
+        let known = parse(
+            "10 RUNNING\n11 COMPLETED\n12 PENDING\n12 COMPLETED\n13 CANCELLED\n13 FAILED\n14 COMPLETING\n\
+             15 OUT_OF_MEMORY\n16 A_NEW_WORD\n\n17\n",
+        );
+        for (job, young, old) in [
+            ("10", false, false),
+            ("11", true, true),
+            // Some tasks of the array have still to run.
+            ("12_1", false, false),
+            ("13_1", true, true),
+            ("14", false, false),
+            ("15+1", true, true),
+            ("16", false, false),
+            // Not in the queue: not yet, or no longer.
+            ("17", false, true),
+            ("18", false, true),
+        ] {
+            assert_eq!(is_over(job, GRACE / 2, &known), young, "{job}, young");
+            assert_eq!(is_over(job, GRACE * 2, &known), old, "{job}, old");
+        }
+    }
 }

@@ -69,11 +69,51 @@ fn names(targets: Vec<Target>, digest: &Digest) -> Vec<String> {
 }
 
 fn in_use(digest: &Digest, jobs: &[String]) -> Error {
-    let (word, list) = (
-        if jobs.len() == 1 { "job" } else { "jobs" },
-        jobs.join(", "),
-    );
+    let (will, them) = match jobs {
+        [_] => ("will run it or is running it", "it"),
+        _ => ("will run it or are running it", "them"),
+    };
+    let jobs = jobs_named(jobs);
     Error::new(format!("cannot remove `{}`: in use", digest.short()))
-        .cause(format!("{word} {list} will run it or is running it"))
-        .hint("wait for the job, `scancel` it, or use `--force`")
+        .cause(format!("{jobs} {will}"))
+        .hint(format!(
+            "wait for the end of {jobs}, `carrack cancel` {them}, or use `--force`"
+        ))
+}
+
+/// `job 10`, `jobs 10 and 12`, `jobs 10, 12 and 16`.
+pub fn jobs_named(jobs: &[String]) -> String {
+    match jobs {
+        [job] => format!("job {job}"),
+        [before @ .., last] if !before.is_empty() => {
+            format!("jobs {} and {last}", before.join(", "))
+        }
+        _ => "jobs".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_named_as_people_do() {
+        for (jobs, cause) in [
+            (&["10"][..], "job 10 will run it or is running it"),
+            (
+                &["10", "12"],
+                "jobs 10 and 12 will run it or are running it",
+            ),
+            (
+                &["10", "12", "16"],
+                "jobs 10, 12 and 16 will run it or are running it",
+            ),
+        ] {
+            let jobs: Vec<String> = jobs.iter().map(|job| job.to_string()).collect();
+            let digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+            let told = in_use(&digest, &jobs);
+            assert_eq!(told.causes(), [cause]);
+            assert!(told.hints().join("\n").contains("`carrack cancel`"));
+        }
+    }
 }

@@ -303,14 +303,15 @@ fn pins_hold_until_they_are_let_go() {
     let (_keep, store) = store();
     let (a, b) = (digest('a'), digest('b'));
     add(&store, &a, "x:1");
-    store.pin("12", &a, "x:1").unwrap();
-    store.pin("12", &b, "y:1").unwrap();
-    store.pin("13_7", &a, "x:1").unwrap();
-    assert_eq!(store.pinned().get(&a).unwrap(), &["12", "13_7"]);
+    // No numbers: where there is a Slurm, it is asked about those.
+    store.pin("one", &a, "x:1").unwrap();
+    store.pin("one", &b, "y:1").unwrap();
+    store.pin("two_7", &a, "x:1").unwrap();
+    assert_eq!(store.pinned().get(&a).unwrap(), &["one", "two_7"]);
     let told = store.remove(&a, false).unwrap_err().to_string();
-    assert!(told.contains("jobs 12, 13_7"), "{told}");
-    store.unpin("12").unwrap();
-    store.unpin("12").unwrap();
+    assert!(told.contains("jobs one and two_7"), "{told}");
+    store.unpin("one").unwrap();
+    store.unpin("one").unwrap();
     assert!(!store.pinned().contains_key(&b));
     store.remove(&a, true).unwrap();
     for job in ["", "../x", "a/b", ".", "1 2"] {
