@@ -3,6 +3,7 @@
 use super::trusted::{self, MAX_BYTES, Owner};
 use super::{File, Given, Origin, Projects, Settings, Sources, lay};
 use crate::error::{Context, Error, Result};
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -43,21 +44,40 @@ pub fn load(options: Vec<Given>, projects: &dyn Fn(&Projects) -> Vec<String>) ->
     sources
         .project
         .extend(project_file(&sources.site, projects)?);
-    let variables = VARIABLES.iter().filter_map(|(name, key)| {
-        let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
-        Some(Given {
-            key,
-            value,
-            origin: Origin::Variable(name),
-        })
-    });
-    let options_set = |key: &str| options.iter().any(|option| option.key == key);
     // An option hides its variable, also one that the site would refuse.
-    sources.given = variables.filter(|one| !options_set(one.key)).collect();
+    let hidden = |key: &str| options.iter().any(|option| option.key == key);
+    sources.given = from_variables(&hidden, &|name| std::env::var_os(name))?;
     sources.given.extend(options);
     let mut settings = lay(&sources)?;
     read_keys(&mut settings)?;
     Ok(settings)
+}
+
+/// What the variables set, but for the keys that are hidden.
+fn from_variables(
+    hidden: &dyn Fn(&str) -> bool,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Vec<Given>> {
+    let mut given = Vec::new();
+    for (name, key) in VARIABLES {
+        if !hidden(key)
+            && let Some(value) = text_of(name, variable(name))?
+            && !value.is_empty()
+        {
+            given.push(Given {
+                key,
+                value,
+                origin: Origin::Variable(name),
+            });
+        }
+    }
+    Ok(given)
+}
+
+/// A variable's value. What cannot be read is refused: without it images would go elsewhere, unasked.
+fn text_of(name: &str, value: Option<OsString>) -> Result<Option<String>> {
+    let value = value.map(OsString::into_string).transpose();
+    value.map_err(|_| Error::usage(format!("the value of `${name}` is not UTF-8")))
 }
 
 /// Puts the texts of keys in place of their files, which must be as trustworthy as the setting that names them.
@@ -102,7 +122,8 @@ fn project_file(
     let Some(pattern) = &settings.settings else {
         return Ok(None);
     };
-    let wanted = std::env::var("CARRACK_PROJECT").ok();
+    let name = "CARRACK_PROJECT";
+    let wanted = text_of(name, std::env::var_os(name))?;
     for project in projects(&settings) {
         if wanted.as_ref().is_some_and(|wanted| *wanted != project) {
             continue;
@@ -181,4 +202,26 @@ pub fn read(path: &Path) -> Result<Option<File>> {
         path: path.display().to_string(),
         text,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn variables_set_keys_or_are_refused() {
+        let set = |name: &str| match name {
+            "CARRACK_STORE" => Some(OsString::from_vec(b"/s/\xff".to_vec())),
+            "CARRACK_CACHE" => Some("".into()),
+            "CARRACK_THREADS" => Some("3".into()),
+            _ => None,
+        };
+        let told = from_variables(&|_| false, &set).unwrap_err();
+        assert_eq!(told.what(), "the value of `$CARRACK_STORE` is not UTF-8");
+        // `--store` was given.
+        let given = from_variables(&|key| key == "store.path", &set).unwrap();
+        let given: Vec<(&str, &str)> = given.iter().map(|one| (one.key, &*one.value)).collect();
+        assert_eq!(given, [("conversion.threads", "3")]);
+    }
 }
