@@ -101,10 +101,7 @@ impl Common {
             Err(_) if name == "HOME" => home(),
             found => found.ok(),
         };
-        Ok(Store::open(Place::choose(
-            &settings.config.store,
-            &variable,
-        )?))
+        Ok(Store::open(Place::choose(settings, &variable)?))
     }
 
     /// Log lines go to standard error: warnings, with `-v` what is done, with `-vv` every request and file.
