@@ -1,11 +1,12 @@
 //! The job file: what to ask of Slurm, which image, what to copy, which steps.
 //!
 //! Everything is checked that can be checked in the text alone, and every complaint names its line. Deliberately absent:
-//! what the keys of `[container]` mean (the launcher's option table) and what sbatch thinks of the values.
+//! what the keys of `[container]` mean (the launcher's option table) and whether a cluster has what the values ask for.
 
 use crate::document::{self, Mistake, Pair, Result, Value};
 use crate::nearest::nearest;
 use crate::options::{self, Arity, Command, Unknown};
+use crate::values;
 
 /// A whole job file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -343,6 +344,17 @@ fn setting(pair: &Pair, command: Command, ours: &[&'static str]) -> Result<Optio
             ))
         }
         found => Ok(found),
+    })
+    .and_then(|found| {
+        let value = found.as_ref().and_then(|setting| setting.value.as_deref());
+        match value.and_then(|value| Some((value, values::mistaken(known.name, value)?))) {
+            Some((value, form)) => Err(Mistake::new(
+                pair.line,
+                format!("`{}` is {}, not \"{value}\"", pair.name, form.what),
+            )
+            .hint(form.hint)),
+            None => Ok(found),
+        }
     })
 }
 

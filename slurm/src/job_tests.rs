@@ -132,6 +132,21 @@ fn every_mistake_names_its_line_and_helps() {
             "",
         ),
         (
+            "[job]\nnodes = -1\n",
+            "line 2: `nodes` is a number of nodes, not \"-1\"",
+            "write `4`, or `2-4` for two at least and four at most",
+        ),
+        (
+            "[[component]]\nmem = '4X'\n",
+            "line 2: `mem` is a size, not \"4X\"",
+            "write a number with K, M, G or T, for instance `4G`; a number alone is in megabytes",
+        ),
+        (
+            "[[step]]\ncommand = ['x']\ntime = '1:60:00x'\n",
+            "line 3: `time` is a time, not \"1:60:00x\"",
+            "write minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES, for instance `90`, `1:30:00` or `2-12:00`",
+        ),
+        (
             "[jobs]\nname = 'x'\n",
             "line 1: unknown table `jobs`",
             "did you mean `[job]`?",

@@ -14,3 +14,5 @@ pub mod options;
 pub mod quote;
 pub mod script;
 pub mod step;
+pub mod time_limit;
+pub mod values;

@@ -1,7 +1,8 @@
 //! The options of sbatch and srun by their long names, for Slurm 22.05 to 25.x.
 //!
 //! A job file may use any of them; a name that is not here is refused with the nearest one. Deliberately absent: what the
-//! values mean, except where carrack itself must know. sbatch is asked about the rest before the job is queued.
+//! values mean; the form of those that every job has is in `values`. sbatch is asked about the rest before the job is
+//! queued.
 
 use crate::nearest::nearest;
 

@@ -251,7 +251,7 @@ fn job_options(assembled: &mut Assembled, profile: &Profile) -> Result<()> {
     let Some(longest) = &profile.max_time else {
         return Ok(());
     };
-    let Some(limit) = crate::jobs::time_limit::minutes(longest) else {
+    let Some(limit) = carrack_slurm::time_limit::minutes(longest) else {
         return Err(Error::usage(format!("`{longest}` is no time limit"))
             .cause(format!("the profile `{name}` says so in `max_time`")));
     };
@@ -269,7 +269,7 @@ fn job_options(assembled: &mut Assembled, profile: &Profile) -> Result<()> {
         assembled.job.options.push(setting);
         return Ok(());
     };
-    match crate::jobs::time_limit::minutes(&asked) {
+    match carrack_slurm::time_limit::minutes(&asked) {
         Some(minutes) if minutes <= limit => Ok(()),
         _ => Err(
             refused(&format!("the time limit `{asked}` is not allowed here")).cause(format!(

@@ -9,7 +9,6 @@ pub use options::Options;
 use options::read_options;
 
 use super::environment;
-use super::time_limit::minutes;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::image::store::Stored;
@@ -19,6 +18,7 @@ use carrack_slurm::job::{
     Container, Direction, ImageOn, Job, Run, Setting, Step, StepContainer, StepLauncher,
 };
 use carrack_slurm::script::{InContainer, RunsOn, Script, ScriptStep, file_name};
+use carrack_slurm::time_limit::minutes;
 use std::path::{Path, PathBuf};
 
 /// An image as the script names it.

@@ -17,5 +17,4 @@ pub mod queue;
 pub mod run_record;
 pub mod signature;
 pub mod site_records;
-pub mod time_limit;
 pub mod words;

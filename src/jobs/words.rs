@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::launch::options::{OPTIONS, OptionSpec, Shape};
 use carrack_slurm::job::Setting;
 use carrack_slurm::options::{self, Arity, Command, Known, Unknown};
+use carrack_slurm::values;
 use std::path::PathBuf;
 
 /// What was asked for, sorted by whom it concerns.
@@ -267,6 +268,16 @@ fn setting(
             known.name
         )));
     }
+    // A job file that was swallowed is told as such.
+    if let Some(value) = value.as_ref().filter(|value| !is_job_file(value))
+        && let Some(form) = values::mistaken(known.name, value)
+    {
+        return Err(Error::usage(format!(
+            "`--{}` is {}, not `{value}`",
+            known.name, form.what
+        ))
+        .hint(form.hint));
+    }
     Ok(Setting {
         name: known.name,
         value,
@@ -398,6 +409,11 @@ mod tests {
             ("-eA_1= alpine", "`-e` is sbatch's `--error` here"),
             ("-w /scratch alpine", "`-w` is sbatch's `--nodelist` here"),
             ("--dry-run=yes alpine", "`--dry-run` takes no value"),
+            ("-N two alpine", "`--nodes` is a number of nodes, not `two`"),
+            (
+                "-n wrf.toml",
+                "the job file was taken as `--ntasks=wrf.toml`",
+            ),
         ];
         for (text, what) in rows {
             let error = parse(text).expect_err(text);
