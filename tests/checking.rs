@@ -13,11 +13,16 @@ fn an_image_and_a_job_before_the_queue() {
         .run(["import", "-q", tree.to_str().unwrap(), "cuda:12"])
         .ok();
     let advice = "choose nodes with driver 525 or newer, or an image built for CUDA 11.4 or older";
-    scene.run(["check", "cuda:12"]).is(
-        1,
-        "",
-        &format!("problem: the image's CUDA 12.4.127 needs driver 525 or newer, the node has 470.82.1\n  hint:  {advice}\n"),
-    );
+    let image = scene.run(["check", "cuda:12"]);
+    assert_eq!((image.code, image.out.as_str()), (1, ""), "{image}");
+    for part in [
+        &format!(
+            "problem: the image's CUDA 12.4.127 needs driver 525 or newer, the node has 470.82.1\n  hint:  {advice}\n"
+        ),
+        "\nnote: the cluster was not asked: ",
+    ] {
+        assert!(image.err.contains(part), "{part}: {image}");
+    }
     scene.write(
         "work/job.toml",
         "[job]\ngpus-per-node = 1\n[container]\nimage = \"cuda:12\"\n[[step]]\ncommand = [\"/bin/ap\"]\n",
@@ -32,9 +37,17 @@ fn an_image_and_a_job_before_the_queue() {
         json.out.contains("\"weight\": \"problem\"") && json.err.is_empty(),
         "{json}"
     );
-    // Nothing against it: nothing is said.
+    // Nothing against it: nothing is said but that nobody asked Slurm, and of a job for this machine not even that.
     scene.write("settings.toml", "");
-    scene.run(["check", "cuda:12"]).is(0, "", "");
+    let fine = scene.run(["check", "cuda:12"]);
+    let lines: Vec<&str> = fine.err.lines().collect();
+    assert_eq!((fine.code, lines.len()), (0, 2), "{fine}");
+    assert!(
+        lines[0].starts_with("note: the cluster was not asked: "),
+        "{fine}"
+    );
+    let local = scene.run(["check", "--local", "cuda:12", "/bin/app"]);
+    assert!(!local.err.contains("was not asked"), "{local}");
     scene
         .run(["check", "nowhere.toml"])
         .fails(125, &["nowhere.toml"]);

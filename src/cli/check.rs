@@ -4,7 +4,7 @@ use super::output;
 use super::script::LongCommon;
 use super::submit::{Desk, report};
 use crate::error::{Error, Result, printable};
-use crate::jobs::check::{Finding, Weight};
+use crate::jobs::check::{Finding, Weight, not_asked};
 use crate::jobs::words::Words;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -53,9 +53,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let image = words.image.as_deref();
     let named = words.container.iter().rfind(|(name, _)| name == "profile");
     let profile = named.map(|(_, name)| name.as_str());
+    let unasked = not_asked().filter(|_| !words.local);
     let (label, findings) = match image.filter(|_| words.command.is_empty()) {
         Some(image) if words.files.is_empty() => {
-            let findings = desk.check_image(image, profile)?;
+            let mut findings = desk.check_image(image, profile)?;
+            findings.extend(unasked);
             if !words.json {
                 for finding in &findings {
                     eprintln!("{}: {}", finding.weight.word(), printable(&finding.what));
@@ -67,7 +69,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         _ => {
             let file = words.files.first().map(|file| file.as_path());
             let assembled = desk.assemble(file, &words, Vec::new())?;
-            let findings = desk.check(&assembled);
+            let mut findings = desk.check(&assembled);
+            findings.extend(unasked);
             if !words.json {
                 report(&assembled, &findings, false);
             }

@@ -96,6 +96,20 @@ impl Cluster {
     }
 }
 
+/// Where Slurm says nothing: that nobody takes the silence for its consent.
+pub fn not_asked() -> Option<Finding> {
+    let why = match queue::is_there() {
+        true if queue::answers() => return None,
+        true => "Slurm does not answer",
+        false => "there is no Slurm on this machine",
+    };
+    Some(note(
+        0,
+        format!("the cluster was not asked: {why}"),
+        "its partitions, nodes and MPI types are looked at where `sinfo` works",
+    ))
+}
+
 /// All findings, in the order of the file.
 pub fn all(assembled: &Assembled, cluster: &Cluster, here: &Path) -> Vec<Finding> {
     let mut found = Vec::new();

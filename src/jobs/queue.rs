@@ -87,6 +87,11 @@ pub fn is_there() -> bool {
     which::which("sbatch").is_ok()
 }
 
+/// Whether one of the cluster's controllers answers.
+pub fn answers() -> bool {
+    ask("scontrol", &["ping"]).is_ok()
+}
+
 /// Runs one of Slurm's commands and gives its output; a failure carries Slurm's own words.
 pub fn ask<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
     let output = run(program, arguments)?;
