@@ -25,11 +25,16 @@ fn an_image_and_a_job_before_the_queue() {
     }
     scene.write(
         "work/job.toml",
-        "[job]\ngpus-per-node = 1\n[container]\nimage = \"cuda:12\"\n[[step]]\ncommand = [\"/bin/ap\"]\n",
+        "[job]\ngpus-per-node = 1\n[container]\nimage = \"cuda:12\"\n[[step]]\ncommand = [\"/bin/ap\"]\n[[stage]]\nin = \"/nosuch\"\nto = \"$TMPDIR/in\"\n",
     );
     let job = scene.run(["check", "job.toml"]);
     assert_eq!(job.code, 1, "{job}");
-    for part in ["job.toml:6: the image's CUDA", "`/bin/ap`", advice] {
+    for part in [
+        "job.toml:6: the image's CUDA",
+        "`/bin/ap`",
+        advice,
+        "problem: job.toml:8: `/nosuch`, which is to be copied, does not exist here\n",
+    ] {
         assert!(job.err.contains(part), "{part}: {job}");
     }
     let json = scene.run(["check", "--json", "cuda:12"]);

@@ -197,6 +197,19 @@ fn results_that_cannot_be_copied_stay_and_the_job_fails() {
 }
 
 #[test]
+fn an_input_that_cannot_be_copied_is_named() {
+    let mut script = wrf();
+    script.stages.truncate(1);
+    script.stages[0].from = "/no/such".to_string();
+    let (code, said) = run(&script, "carrack() { :; }");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("the [[stage]] from /no/such to DIR/tmp/carrack-7/"),
+        "{said}"
+    );
+}
+
+#[test]
 fn names_of_files() {
     let rows = [
         ("wrf-fire", "wrf-fire"),

@@ -5,8 +5,8 @@
 
 mod options;
 
-pub use options::Options;
 use options::read_options;
+pub use options::{Options, here};
 
 use super::environment;
 use super::words::Words;

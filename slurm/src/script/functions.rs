@@ -55,7 +55,10 @@ fi
 
 pub const COPY: &str = r#"# Copies a file or a directory to exactly this path.
 copy() {
-    mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2"
+    mkdir -p -- "$(dirname -- "$2")" && cp -aHT -- "$1" "$2" || {
+        echo "the [[stage]] from $1 to $2 failed on $(hostname)" >&2
+        return 1
+    }
 }
 
 "#;

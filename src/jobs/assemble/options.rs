@@ -121,7 +121,7 @@ impl Options {
 }
 
 /// A value as it would be here: this machine's variables, and a stand-in for those that only the job has.
-fn here(value: &str) -> String {
+pub fn here(value: &str) -> String {
     let mut text = value.to_string();
     for name in quote::variables(value) {
         let known = std::env::var(name).unwrap_or_else(|_| "/x".to_string());
