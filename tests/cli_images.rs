@@ -58,7 +58,9 @@ fn names_come_and_go() {
             .contains("freed")
     );
     assert_eq!(scene.visible_in_store(), [""; 0]);
-    scene.run(["rm", "app:v1"]).fails(125, &["no image"]);
+    let gone = scene.run(["rm", "app:v1"]);
+    gone.fails(125, &["no image", "carrack images"]);
+    assert!(!gone.err.contains("carrack pull"), "{gone}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(alias = "save")]
 pub struct Args {
-    /// Reference, digest or first digits of one
+    /// Reference, digest or its first 6 digits or more
     image: String,
     /// Where to; `-` writes a tar of the file system to standard output
     output: String,

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(alias = "lookup")]
 pub struct Args {
-    /// Reference, digest or first digits of one, or a squashfs or SIF file
+    /// Reference, digest or its first 6 digits or more, or a squashfs or SIF file
     image: String,
     /// List the files in the image, one per line: type, path, mode, owner, size …
     #[arg(long)]

@@ -114,7 +114,7 @@ impl clap::Args for LaunchArgs {
         command.arg(dashes).arg(
             Arg::new(WORDS)
                 .value_name("IMAGE [COMMAND]")
-                .help("Reference, digest or first digits of one, squashfs file or directory; then the command")
+                .help("Reference, digest or its first 6 digits or more, squashfs file or directory; then the command")
                 .num_args(0..)
                 .trailing_var_arg(true)
                 .value_parser(clap::value_parser!(OsString)),

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(alias = "rmi")]
 pub struct Args {
-    /// Reference, digest or first digits of one
+    /// Reference, digest or its first 6 digits or more
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     /// Also what a job needs, and what is damaged
@@ -95,7 +95,7 @@ fn one(args: &Args, store: &Store, text: &str, default: &str) -> Result<String> 
         }
         return Ok(told + &remove(args, store, &digest)?);
     }
-    let stored = store.find_named(text, default, &host_platform())?;
+    let stored = store.find_to_remove(text, default, &host_platform())?;
     Err(Error::new(format!("cannot remove `{text}`")).cause(format!(
         "it is in the site's store `{}`, which is not written from here",
         stored.root.display()

@@ -262,9 +262,11 @@ fn look_for(
             }
             Some(reference) if !dry_run => {
                 let pulled = pull(&reference, settings, common, missing);
-                pulled.map_err(|error| match similar(name, &store) {
-                    Some(known) => error.hint(format!("the store has `{known}`")),
-                    None => error,
+                pulled.map_err(|error| {
+                    let known =
+                        similar(name, &store).map(|known| format!("the store has `{known}`"));
+                    let hints = known.into_iter().chain(store.too_few_digits(name));
+                    hints.fold(error, Error::hint)
                 })?;
                 let stored = store.find_named(name, default, &host_platform())?;
                 Ok(found(stored, name))

@@ -201,7 +201,10 @@ impl Desk {
                     &watch,
                 );
                 watch.finish();
-                pulled?
+                // What names no image may be digits that are too few.
+                let few = || self.store.too_few_digits(image).into_iter();
+                pulled
+                    .map_err(|error| few().fold(error, Error::hint))?
                     .stored
                     .or_say(|| format!("`{image}` was pulled but is not in the store"))?
             }

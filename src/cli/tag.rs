@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Give an image another name
 #[derive(clap::Args)]
 pub struct Args {
-    /// Reference, digest or first digits of one
+    /// Reference, digest or its first 6 digits or more
     image: String,
     /// The new name; one that exists is moved
     name: String,

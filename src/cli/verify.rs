@@ -11,7 +11,7 @@ use std::process::ExitCode;
 /// Check every byte of images against their records
 #[derive(clap::Args)]
 pub struct Args {
-    /// Reference, digest or first digits of one
+    /// Reference, digest or its first 6 digits or more
     #[arg(value_name = "IMAGE", required_unless_present = "all")]
     images: Vec<String>,
     /// Every image of every store

@@ -198,12 +198,44 @@ impl Store {
         Ok(None)
     }
 
-    /// What a person names on the command line: a reference, a digest, or the first 6 or more digits of one.
+    /// What a person names on the command line: a reference, a digest, or the first [`DIGITS`] or more of one.
     pub fn find_named(
         &self,
         text: &str,
         default_registry: &str,
         platform: &Platform,
+    ) -> Result<Stored> {
+        self.look_up(
+            text,
+            default_registry,
+            platform,
+            &|reference| match reference {
+                Some(_) => {
+                    format!("`carrack pull {text}` brings it, `carrack images` lists what is there")
+                }
+                None => self.how_to_bring(text),
+            },
+        )
+    }
+
+    /// The same for who wants to be rid of it, and is not told how to bring it.
+    pub fn find_to_remove(
+        &self,
+        text: &str,
+        default_registry: &str,
+        platform: &Platform,
+    ) -> Result<Stored> {
+        let hint = |_: Option<&Reference>| "`carrack images` lists what is there".to_string();
+        self.look_up(text, default_registry, platform, &hint)
+    }
+
+    /// Without an image it fails with the hint for what the text may be.
+    fn look_up(
+        &self,
+        text: &str,
+        default_registry: &str,
+        platform: &Platform,
+        hint: &dyn Fn(Option<&Reference>) -> String,
     ) -> Result<Stored> {
         let _kept = files::keep_roots();
         if let Ok(digest) = text.parse::<Digest>()
@@ -226,7 +258,33 @@ impl Store {
         {
             source::check_exists(path, reference)?;
         }
-        Err(self.missing(text, reference.as_ref(), platform))
+        let few = self.too_few_digits(text);
+        if let (None, Some(few)) = (&reference, &few) {
+            return Err(Error::usage(format!("`{text}` is too short for a digest"))
+                .cause(few)
+                .hint("`carrack images` lists what is there"));
+        }
+        let missing = self
+            .missing(text, reference.as_ref(), platform)
+            .hint(hint(reference.as_ref()));
+        Err(match few {
+            Some(few) => missing.hint(few),
+            None => missing,
+        })
+    }
+
+    /// What to say of a text that may begin a digest but has not digits enough to name one.
+    pub fn too_few_digits(&self, text: &str) -> Option<String> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if !is_hex(digits) || !(1..DIGITS).contains(&digits.len()) {
+            return None;
+        }
+        let rule = format!("an image is named by {DIGITS} digits of its digest or more");
+        let mut all = self.roots().flat_map(list::digests_in);
+        Some(match all.find(|digest| digest.hex().starts_with(digits)) {
+            Some(digest) => format!("{rule}: `{digits}` begins `{}`", digest.short()),
+            None => format!("{rule}; `{digits}` has {}", digits.len()),
+        })
     }
 
     fn missing(&self, text: &str, reference: Option<&Reference>, platform: &Platform) -> Error {
@@ -240,13 +298,7 @@ impl Store {
                     .collect::<Vec<_>>()
                     .join(", ")
             ));
-        let Some(reference) = reference else {
-            return error.hint(self.how_to_bring(text));
-        };
-        let error = error.hint(format!(
-            "`carrack pull {text}` brings it, `carrack images` lists what is there"
-        ));
-        match self.called_alike(reference) {
+        match reference.and_then(|reference| self.called_alike(reference)) {
             Some(name) => error.hint(format!("did you mean `{name}`?")),
             None => error,
         }
@@ -327,13 +379,17 @@ impl Store {
     }
 }
 
-/// The digest that begins with what a person typed: 6 digits or more.
+/// As many digits of a digest name an image; fewer are as likely a word.
+const DIGITS: usize = 6;
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The digest that begins with what a person typed: [`DIGITS`] or more.
 fn one_digest(text: &str, mut all: Vec<Digest>) -> Result<Option<Digest>> {
     let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_hex = prefix
-        .bytes()
-        .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_hex || !(6..=64).contains(&prefix.len()) {
+    if !is_hex(prefix) || !(DIGITS..=64).contains(&prefix.len()) {
         return Ok(None);
     }
     all.retain(|digest| digest.hex().starts_with(prefix));

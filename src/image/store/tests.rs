@@ -379,6 +379,44 @@ fn a_prefix_of_two_images_is_not_guessed() {
 }
 
 #[test]
+fn too_few_digits_are_told_apart_from_a_name() {
+    let (_keep, store) = store();
+    let a = digest('a');
+    add(&store, &a, "site.eu/x:1");
+    let told = |text: &str| store.find_named(text, "docker.io", &amd64()).unwrap_err();
+    let short = a.short();
+    for (text, begins) in [
+        ("aaaaa", format!("`aaaaa` begins `{short}`")),
+        ("cafe", "`cafe` has 4".into()),
+    ] {
+        let hints = told(text).hints().join("\n");
+        let rule = format!(
+            "named by 6 digits of its digest or more{}{begins}",
+            if text == "cafe" { "; " } else { ": " }
+        );
+        assert!(hints.contains(&rule), "{text}: {hints}");
+        assert!(hints.contains(&format!("`carrack pull {text}`")), "{hints}");
+    }
+    for text in ["sha256:aa", "sha256:f827"] {
+        let told = told(text).to_string();
+        assert!(told.contains("too short for a digest"), "{told}");
+        assert!(told.contains("6 digits"), "{told}");
+        assert!(!told.contains("carrack pull"), "{told}");
+    }
+    for text in ["nosuch", "x:2", "cafecafe", "sha256:"] {
+        assert!(!told(text).to_string().contains("6 digits"), "{text}");
+    }
+    // Who removes it is not told how to bring it.
+    for text in ["nosuch", "x:2", "cafe", "sha256:dddddd"] {
+        let told = store
+            .find_to_remove(text, "docker.io", &amd64())
+            .unwrap_err();
+        assert!(told.to_string().contains("no image"), "{told}");
+        assert!(!told.to_string().contains("carrack pull"), "{told}");
+    }
+}
+
+#[test]
 fn what_cannot_be_listed_is_told() {
     let (_keep, store) = store();
     add(&store, &digest('a'), "site.eu/x:1");
