@@ -155,6 +155,27 @@ fn a_job_keeps_its_image_until_slurm_forgets_it() {
     assert!(!pin_file.exists());
 }
 
+/// A digest is no name of a registry: what has only that is not asked for there.
+#[test]
+fn a_job_file_names_an_image_by_its_digest() {
+    let scene = scene_with(IMAGE);
+    let (digest, _) = pulled(&scene);
+    let submit = |image: &str| {
+        let job = format!(
+            "[job]\nname = 'x'\n[container]\nimage = '{image}'\n[[step]]\ncommand = ['true']\n"
+        );
+        scene.write("work/job.toml", job);
+        scene.run(["submit", "--dry-run", "job.toml"])
+    };
+    for image in [digest.as_str(), &digest[..13]] {
+        let told = submit(image);
+        assert!(told.ok().out.contains(&digest), "{image}: {told}");
+    }
+    let told = submit(&digest[..11]);
+    assert_eq!(told.code, 2, "{told}");
+    assert!(told.err.contains("6 digits"), "{told}");
+}
+
 #[test]
 fn a_store_that_cannot_be_written_is_told_with_the_way_out() {
     if nix::unistd::geteuid().is_root() {

@@ -9,7 +9,7 @@ use crate::elf::Version;
 use crate::error::{Context, Error, Result, printable};
 use crate::image::pull::{self, host_platform, source_settings};
 use crate::image::reference::Reference;
-use crate::image::store::{Store, Stored, now_text};
+use crate::image::store::{Store, Stored, named, now_text};
 use crate::jobs::array;
 use crate::jobs::assemble::{Assembled, Pinned, Source, assemble};
 use crate::jobs::check::software::Nodes;
@@ -151,11 +151,14 @@ impl Desk {
         let reference = match Reference::parse(image, default) {
             Ok(reference) => reference.absolute(&self.here),
             Err(wrong) => {
-                // The first digits of a digest are no reference.
+                // A digest and its first digits are no reference.
                 let stored = self
                     .store
                     .find_named(image, default, &host_platform())
-                    .map_err(|_| wrong)?;
+                    .map_err(|missing| match named(image, default) {
+                        Ok(None) => missing,
+                        _ => wrong,
+                    })?;
                 return Ok(Pinned {
                     text: stored.digest.to_string(),
                     reference: image.to_string(),

@@ -59,6 +59,11 @@ impl Reference {
     /// Like `from_str`, for a site whose bare names belong to another registry than Docker Hub.
     pub fn parse(text: &str, default_registry: &str) -> Result<Reference> {
         check_text(text)?;
+        if text.starts_with("sha256:") {
+            return Err(refuse(text)
+                .cause("a digest alone does not tell where the image is")
+                .hint(format!("write its name in front: `NAME@{text}`")));
+        }
         if let Some(rest) = text.strip_prefix("docker://") {
             return Ok(Reference::Registry(parse_name(
                 text,

@@ -187,6 +187,7 @@ fn refused_with_a_reason() {
     let hub = "a".repeat(250);
     let huge = "a".repeat(5000);
     let tag = format!("x:{}", "t".repeat(129));
+    let digest = format!("sha256:{}", "a".repeat(64));
     let upper = format!("h.eu/x@sha256:{}", "A".repeat(64));
     let sha512 = format!("h.eu/x@sha512:{}", "a".repeat(128));
     let rows = [
@@ -198,6 +199,8 @@ fn refused_with_a_reason() {
         (upper.as_str(), "lower-case hex"),
         (sha512.as_str(), "only sha256"),
         ("h.eu/x@sha256:1", "64"),
+        (digest.as_str(), "NAME@sha256:aaa"),
+        ("sha256:f827", "a digest alone"),
         ("h.eu/x:", "is not a tag"),
         ("h.eu/x:-a", "is not a tag"),
         ("h.eu/x:a b", "is not a tag"),
