@@ -293,6 +293,8 @@ fn unknown(name: &str) -> Error {
     let slurms = options::OPTIONS.iter().map(|option| option.name);
     let error = Error::usage(format!("unknown option `--{name}`"));
     match nearest(name, launchers.chain(slurms).chain(OWN.iter().copied())) {
+        // An option of `carrack exec` that is none here.
+        Some("image") => error.hint("the image stands before its command: `IMAGE -- COMMAND`"),
         Some(near) => error.hint(format!("did you mean `--{near}`?")),
         None => error.hint("options of sbatch, srun and `carrack exec` are known here"),
     }
@@ -419,5 +421,13 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert_eq!(error.what(), what, "{text}");
         }
+        let hints = parse("--image=alpine -- ls")
+            .expect_err("no option")
+            .hints()
+            .to_vec();
+        assert_eq!(
+            hints,
+            ["the image stands before its command: `IMAGE -- COMMAND`"]
+        );
     }
 }
