@@ -3,6 +3,25 @@
 use crate::scene::Scene;
 
 #[test]
+fn help_is_a_word_too() {
+    let scene = Scene::new();
+    for (words, options) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "pull"], &["pull", "--help"]),
+        (&["help", "config", "show"], &["config", "show", "--help"]),
+        (&["help", "submit"], &["submit", "--help"]),
+        (&["help", "exec"], &["exec", "--help"]),
+        (&["help", "--help"], &["--help"]),
+        (&["help", "help"], &["--help"]),
+    ] {
+        let expected = scene.run(options);
+        assert!(expected.out.contains("Usage: carrack"), "{expected}");
+        scene.run(words).is(0, &expected.out, "");
+    }
+    scene.run(["help", "pul"]).fails(2, &["`pull`"]);
+}
+
+#[test]
 fn a_mistake_on_the_command_line_is_code_2() {
     let scene = Scene::new();
     for arguments in [&["no-such-command"][..], &["pull"], &["--no-such-option"]] {

@@ -178,6 +178,17 @@ fn parse_plain(args: &[OsString]) -> Option<Command> {
     }
 }
 
+/// `carrack help pull` as `carrack pull --help`. clap's own command of that name would list itself among ours.
+fn asked_for_help(mut args: Vec<OsString>) -> Vec<OsString> {
+    let mut asked = false;
+    while args.get(1).is_some_and(|word| word == "help") {
+        args.remove(1);
+        asked = true;
+    }
+    args.extend(asked.then(|| "--help".into()));
+    args
+}
+
 /// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -195,7 +206,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     if let Some(command) = parse_plain(&args) {
         return command.run(&Common::default());
     }
-    let args = launching::mark_dashes(args);
+    let args = launching::mark_dashes(asked_for_help(args));
     if let Some(cli) = parse_one(&args) {
         return cli.command.run(&cli.common);
     }
