@@ -6,6 +6,7 @@
 
 use super::inside::InsidePath;
 use super::step::{Access, Missing};
+use crate::config::nearest;
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -67,9 +68,10 @@ impl MountSpec {
         let mut options = Options::default();
         if let Some(flags) = flags {
             for flag in flags.split(|b| matches!(b, b',' | b'+')) {
-                options
-                    .flag(&String::from_utf8_lossy(flag))
-                    .map_err(|why| wrong(text, &why))?;
+                let flag = String::from_utf8_lossy(flag);
+                options.flag(&flag).map_err(|why| {
+                    refused(text, &why).hint(meant(&flag, &[]).unwrap_or(SHORT_FORM.into()))
+                })?;
             }
         }
         match (source.as_slice(), target) {
@@ -115,8 +117,10 @@ impl MountSpec {
                     );
                 }
                 _ => {
-                    let flag = String::from_utf8_lossy(&field).into_owned();
-                    options.flag(&flag).map_err(|why| wrong(text, &why))?;
+                    let flag = String::from_utf8_lossy(&field);
+                    options.flag(&flag).map_err(|why| {
+                        refused(text, &why).hint(meant(&flag, KEYS).unwrap_or(KEYED_FORM.into()))
+                    })?;
                 }
             }
         }
@@ -127,17 +131,17 @@ impl MountSpec {
                 access: options.access,
                 missing: options.missing,
             }),
-            ("bind", _, _) => Err(wrong(text, "`source=` is missing")),
+            ("bind", _, _) => Err(wrong_keyed(text, "`source=` is missing")),
             ("tmpfs", None, Some(at)) => Ok(MountSpec::Tmpfs {
                 at,
                 size: options.size,
                 mode: options.mode,
             }),
-            ("tmpfs", Some(_), _) => Err(wrong(text, "a tmpfs has no source")),
-            ("tmpfs", None, None) => Err(wrong(text, "`target=` is missing")),
-            ("volume", ..) => Err(wrong(text, "named volumes are not offered")
+            ("tmpfs", Some(_), _) => Err(wrong_keyed(text, "a tmpfs has no source")),
+            ("tmpfs", None, None) => Err(wrong_keyed(text, "`target=` is missing")),
+            ("volume", ..) => Err(refused(text, "named volumes are not offered")
                 .hint("bind a directory: `type=bind,source=DIR,target=…`")),
-            (other, ..) => Err(wrong(
+            (other, ..) => Err(wrong_keyed(
                 text,
                 &format!("type `{other}` is neither bind nor tmpfs"),
             )),
@@ -164,10 +168,46 @@ fn not_understood(text: &OsStr) -> String {
     format!("cannot understand the mount `{}`", text.display())
 }
 
+fn refused(text: &OsStr, why: &str) -> Error {
+    Error::usage(not_understood(text)).cause(why)
+}
+
+const SHORT_FORM: &str = "write `SRC[:DST[:FLAGS]]`, for instance `/work/project:/data:ro`";
+const KEYED_FORM: &str =
+    "write `type=bind,src=SRC,dst=DST[,readonly]` or `type=tmpfs,dst=DST[,size=SIZE][,mode=MODE]`";
+
 fn wrong(text: &OsStr, why: &str) -> Error {
-    Error::usage(not_understood(text))
-        .cause(why)
-        .hint("write `SRC[:DST[:FLAGS]]`, for instance `/work/project:/data:ro`")
+    refused(text, why).hint(SHORT_FORM)
+}
+
+fn wrong_keyed(text: &OsStr, why: &str) -> Error {
+    refused(text, why).hint(KEYED_FORM)
+}
+
+/// The words of `--mount` that are no flags.
+const KEYS: &[&str] = &["type", "source", "src", "target", "destination", "dst"];
+/// The flags that change something.
+const FLAGS: &[&str] = &[
+    "ro",
+    "readonly",
+    "rw",
+    "rbind",
+    "x-create",
+    "size",
+    "tmpfs-size",
+    "mode",
+    "tmpfs-mode",
+];
+
+/// The word that an unknown one was probably meant to be.
+fn meant(flag: &str, more: &[&'static str]) -> Option<String> {
+    let word = flag.split_once('=').map_or(flag, |(word, _)| word);
+    let known = || more.iter().chain(FLAGS).copied();
+    if known().any(|name| name == word) {
+        return None;
+    }
+    let name = nearest(word, known())?;
+    Some(format!("did you mean `{name}`?"))
 }
 
 fn split_escaped(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
@@ -422,6 +462,27 @@ mod tests {
                 expected,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn hints_are_of_the_form_that_was_used() {
+        let keyed: fn(&OsStr) -> Result<MountSpec> = MountSpec::parse_keyed;
+        for (parse, text, expected) in [
+            (keyed, "type=tmpfs,dst=/scr,sze=1m", "did you mean `size`?"),
+            (keyed, "type=bind,sorce=/a,dst=/b", "did you mean `source`?"),
+            (keyed, "type=tmpfs,dst=/scr,colour=red", KEYED_FORM),
+            (keyed, "type=tmpfs,dst=/scr,size=much", KEYED_FORM),
+            (keyed, "type=tmpfs", KEYED_FORM),
+            (
+                MountSpec::parse,
+                "/a:/b:readnoly",
+                "did you mean `readonly`?",
+            ),
+            (MountSpec::parse, "/a:/b:fast", SHORT_FORM),
+        ] {
+            let error = parse(OsStr::new(text)).unwrap_err();
+            assert_eq!(error.hints(), [expected], "{text}");
         }
     }
 
