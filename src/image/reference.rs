@@ -439,10 +439,18 @@ fn check_repository(text: &str, repository: &str) -> Result<()> {
             repository.len()
         )));
     }
-    if repository.bytes().any(|c| c.is_ascii_uppercase()) {
-        return Err(refuse(text)
-            .cause("image names are lower case")
-            .hint(format!("did you mean `{}`?", text.to_ascii_lowercase())));
+    let lower = repository.to_ascii_lowercase();
+    if lower != repository && lower.split('/').all(is_component) {
+        let typed = repository
+            .strip_prefix("library/")
+            .filter(|_| !text.contains(repository))
+            .unwrap_or(repository);
+        let meant = text.replacen(typed, &typed.to_ascii_lowercase(), 1);
+        let error = refuse(text).cause("image names are lower case");
+        return Err(match meant.parse::<Reference>() {
+            Ok(_) => error.hint(format!("did you mean `{meant}`?")),
+            Err(_) => error,
+        });
     }
     if let Some(bad) = repository
         .split('/')

@@ -239,6 +239,25 @@ fn refused_with_a_reason() {
     }
 }
 
+#[test]
+fn only_what_is_valid_is_proposed() {
+    let rows = [
+        ("h.eu/MyApp", Some("did you mean `h.eu/myapp`?")),
+        ("h.eu/My/App:V1", Some("did you mean `h.eu/my/app:V1`?")),
+        ("h.eu/My App", None),
+        ("h.eu/MyApp:a b", None),
+    ];
+    for (text, hint) in rows {
+        let error = parse(text).expect_err(text);
+        assert_eq!(error.hints().first().map(String::as_str), hint, "{text}");
+    }
+    // A part with a capital is a host by docker's rule, so the bare name is one of the site's registry.
+    let error = parse("Bad Name").expect_err("a space");
+    assert!(error.hints().is_empty(), "{error}");
+    let error = parse("MyApp").expect_err("capitals");
+    assert_eq!(error.hints(), ["did you mean `myapp`?"]);
+}
+
 proptest! {
     #[test]
     fn any_text_is_refused_or_round_trips(text in "\\PC{0,60}") {
