@@ -217,6 +217,13 @@ pub fn registry_name(text: &str) -> Result<String> {
         .unwrap_or(text)
         .trim_end_matches('/');
     let bare = bare.strip_suffix("/v1").unwrap_or(bare);
+    // What stands before an `@` may be a password.
+    if let Some((_, host)) = bare.rsplit_once('@') {
+        return Err(
+            Error::usage(format!("`{host}` is named without a user before it"))
+                .hint(format!("write `carrack login {host}`")),
+        );
+    }
     check_registry(text, bare).map_err(|error| {
         let causes = error.causes().join(", ");
         let error = Error::usage(format!("`{text}` is not a registry")).cause(causes);
@@ -301,6 +308,7 @@ fn with_scheme(text: &str, scheme: &str, rest: &str) -> Result<Option<Reference>
                 .hint("write the image to a file with `docker save` or `podman save`, then use `docker-archive:FILE`"));
         }
         "http" | "https" => {
+            without_credentials(rest.trim_start_matches('/'))?;
             return Err(refuse(text)
                 .cause("a registry is named without `http`")
                 .hint(format!("write `docker://{}`", rest.trim_start_matches('/'))));
@@ -320,7 +328,30 @@ fn with_scheme(text: &str, scheme: &str, rest: &str) -> Result<Option<Reference>
     Ok(Some(reference))
 }
 
+/// Refuses `user:password@host/image`, in words that do not have the password.
+fn without_credentials(name: &str) -> Result<()> {
+    let mut parts = name.split('@');
+    let before = parts.next().unwrap_or_default();
+    // Passwords may hold anything, a digest holds neither of these.
+    let is_image = |part: &&str| part.contains(['/', '#']) && !part.starts_with("sha256:");
+    let Some(image) = parts.rfind(is_image) else {
+        return Ok(());
+    };
+    // `user@registry#image` is a form of its own.
+    if image.contains('#') && !before.contains(':') {
+        return Ok(());
+    }
+    let host = image.split(['/', '#']).next().unwrap_or_default();
+    Err(Error::usage(format!(
+        "`{image}` is named without a user and a password before it"
+    ))
+    .hint(format!(
+        "`carrack login {host}` asks for them and keeps them"
+    )))
+}
+
 fn parse_name(text: &str, rest: &str, default_registry: &str) -> Result<Name> {
+    without_credentials(rest)?;
     let (name, digest) = match rest.split_once('@') {
         // `user@registry#image`: the user decides nothing, credentials are found by host.
         Some((_, after)) if after.contains('#') => match after.split_once('@') {

@@ -258,6 +258,34 @@ fn only_what_is_valid_is_proposed() {
     assert_eq!(error.hints(), ["did you mean `myapp`?"]);
 }
 
+#[test]
+fn a_password_is_not_repeated() {
+    let long = format!("user:pw9@h.eu/a@sha256:{}", "a".repeat(64));
+    for text in [
+        "user:pw9@h.eu/a:b",
+        "docker://user:pw9@h.eu/a",
+        "https://user:pw9@h.eu/a",
+        "user:pw9@pw9/pw9@h.eu/a",
+        "user:pw9@h.eu#Bad",
+        "user@h.eu/a",
+        long.as_str(),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(!error.contains("pw9"), "{text}: {error}");
+        assert!(error.contains("`carrack login h.eu`"), "{text}: {error}");
+    }
+    for text in ["user:pw9@h.eu", "https://user:p@w9@h.eu/v1/"] {
+        let error = registry_name(text).expect_err(text).to_string();
+        assert!(
+            error.contains("`carrack login h.eu`") && !error.contains("w9"),
+            "{text}: {error}"
+        );
+    }
+    // Files may be called so.
+    assert!(parse("./user:pw9@h.eu/a").is_ok());
+    assert!(parse("dir:user:pw9@h.eu/a").is_ok());
+}
+
 proptest! {
     #[test]
     fn any_text_is_refused_or_round_trips(text in "\\PC{0,60}") {
