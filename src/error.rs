@@ -4,6 +4,8 @@
 //! fronts call. Typed errors exist beside this one only where a caller decides on them.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What carrack's own failures mean to a shell. A command that ran gives its own code, 128+N for a signal.
@@ -47,6 +49,25 @@ impl Error {
         Error {
             exit: Exit::Usage,
             ..Error::new(what)
+        }
+    }
+
+    /// A file that somebody named cannot be read. One that is not there is a mistake in what was typed; else it is this
+    /// machine's failure.
+    pub fn unread(what: &str, path: &Path, error: io::Error) -> Self {
+        let told = Error::new(format!("cannot read {what} `{}`", path.display()));
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if path.is_relative() => told
+                .source(error)
+                .exit(Exit::Usage)
+                .hint("a relative path begins in the directory that carrack was started in"),
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory => told
+                .source(error)
+                .exit(Exit::Usage)
+                .hint("is it the right path, and is its file system here on this machine?"),
+            _ => told.source(error),
         }
     }
 
@@ -192,6 +213,31 @@ mod tests {
             error.to_string(),
             "error: cannot open `/dev/fuse`\n  cause: No such file or directory (os error 2)\n  hint:  run `carrack doctor`\n"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_a_mistake() {
+        let rows = [
+            (2, "in.txt", Exit::Usage, "a relative path"),
+            (2, "/in.txt", Exit::Usage, "is it the right path"),
+            (20, "/in.txt", Exit::Usage, "is it the right path"),
+            (21, "/in", Exit::Usage, "is it the right path"),
+            (5, "in.txt", Exit::Failed, ""),
+        ];
+        for (number, path, exit, hint) in rows {
+            let error = Error::unread(
+                "the list",
+                Path::new(path),
+                io::Error::from_raw_os_error(number),
+            );
+            assert_eq!(error.what(), format!("cannot read the list `{path}`"));
+            assert_eq!((error.kind(), error.causes().len()), (exit, 1), "{error}");
+            let told = error.hints().concat();
+            assert!(
+                told.starts_with(hint) && told.is_empty() == hint.is_empty(),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -22,6 +22,21 @@ fn help_is_a_word_too() {
 }
 
 #[test]
+fn a_named_file_that_is_missing_is_code_2() {
+    let scene = Scene::new();
+    for arguments in [
+        &["config", "check", "nosuch"][..],
+        &["exec", "--environment", "./nosuch", "box", "true"],
+        &["import", "nosuch"],
+        &["import", "./nosuch"],
+        &["pull", "oci:nosuch"],
+    ] {
+        let outcome = scene.run(arguments);
+        outcome.fails(2, &["nosuch"]);
+    }
+}
+
+#[test]
 fn a_mistake_on_the_command_line_is_code_2() {
     let scene = Scene::new();
     for arguments in [&["no-such-command"][..], &["pull"], &["--no-such-option"]] {

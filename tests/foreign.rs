@@ -120,6 +120,8 @@ fn a_ready_file_that_is_not_there_is_told_as_such() {
         let outcome = scene.run(arguments);
         let told = format!("{}{}", outcome.out, outcome.err);
         assert!(told.contains("there is no file"), "{outcome}");
-        assert_eq!(outcome.code, 125, "{outcome}");
+        // It is a mistake of who typed it; `verify` counts what does not hold.
+        let code = if command == ["verify"] { 125 } else { 2 };
+        assert_eq!(outcome.code, code, "{outcome}");
     }
 }

@@ -3,6 +3,7 @@
 use super::{Common, output, policy};
 use crate::config::{self, File, Origin, Settings, load};
 use crate::error::{Error, Result};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -114,8 +115,8 @@ fn check(file: Option<PathBuf>, common: &Common) -> Result<()> {
             settings.origins.len()
         ));
     };
-    let text = load::read(&path)?
-        .ok_or_else(|| Error::usage(format!("cannot find `{}`", path.display())))?;
+    let missing = || Error::unread("the settings in", &path, ErrorKind::NotFound.into());
+    let text = load::read(&path)?.ok_or_else(missing)?;
     let settings = config::merge(std::slice::from_ref::<File>(&text), &[], &[])?;
     policy::check_profiles(&settings)?;
     output::print(&format!(

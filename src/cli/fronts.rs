@@ -9,7 +9,7 @@ mod shifter;
 
 use super::Common;
 use crate::config::Config;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::fronts::NAMES;
 use crate::launch::profile::Profile;
 use std::ffi::OsString;
@@ -68,15 +68,16 @@ fn profile_of(config: &Config, contract: &str) -> Result<Profile> {
 
 /// The text of a file that a person named; process substitutions (`<(echo …)`) are files, too.
 fn text_of(path: &Path) -> Result<String> {
-    let what = || format!("cannot read the file `{}`", path.display());
-    let file = std::fs::File::open(path).or_say(what)?;
+    let unread = |error| Error::unread("the file", path, error);
+    let file = std::fs::File::open(path).map_err(unread)?;
     let mut text = String::new();
     let read = file
         .take(LARGEST + 1)
         .read_to_string(&mut text)
-        .or_say(what)?;
+        .map_err(unread)?;
     if read as u64 > LARGEST {
-        return Err(Error::usage(what()).cause("it has more than 1 MiB"));
+        let what = format!("cannot read the file `{}`", path.display());
+        return Err(Error::usage(what).cause("it has more than 1 MiB"));
     }
     Ok(text)
 }

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the format itself (`carrack_slurm::edf`) and the meaning of the options (`launch/options.rs`).
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use carrack_slurm::document::Mistake;
 use carrack_slurm::edf::{self, Place};
 use std::ffi::OsString;
@@ -90,14 +90,16 @@ fn read(word: &str) -> Result<String> {
             })?
         }
     };
-    let say = || format!("cannot read the environment file `{}`", path.display());
-    let size = std::fs::metadata(&path).or_say(say)?.len();
+    let unread = |error| Error::unread("the environment file", &path, error);
+    let size = std::fs::metadata(&path).map_err(unread)?.len();
     if size > LARGEST {
-        return Err(
-            Error::usage(say()).cause(format!("it has {size} bytes; that is no environment file"))
-        );
+        return Err(Error::usage(format!(
+            "cannot read the environment file `{}`",
+            path.display()
+        ))
+        .cause(format!("it has {size} bytes; that is no environment file")));
     }
-    std::fs::read_to_string(&path).or_say(say)
+    std::fs::read_to_string(&path).map_err(unread)
 }
 
 #[cfg(test)]

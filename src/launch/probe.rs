@@ -21,7 +21,7 @@ use super::profile::Profile;
 use super::request::{EnvRule, Gpu, Request};
 use super::step::Image;
 use crate::config::Config;
-use crate::error::{Context, Result};
+use crate::error::{Error, Result};
 use rustix::fs::{Access, AtFlags, CWD};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -71,7 +71,9 @@ pub fn facts(
     }
     for rule in &request.environment {
         if let EnvRule::File(path) | EnvRule::File0(path) = rule {
-            facts.files.insert(path.clone(), read(path, MAX_FILE)?);
+            let bytes = read(path, MAX_FILE)
+                .map_err(|error| Error::unread("the variables in", path, error))?;
+            facts.files.insert(path.clone(), bytes);
         }
     }
     look(&mut facts, request, profile)?;
@@ -93,12 +95,11 @@ pub fn caller() -> HostFacts {
     }
 }
 
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let what = || format!("cannot read `{}`", path.display());
+fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     // Room for most in one call; without any, the first reads are tiny.
     let mut bytes = Vec::with_capacity(8 << 10);
-    let file = std::fs::File::open(path).or_say(what)?;
-    file.take(limit).read_to_end(&mut bytes).or_say(what)?;
+    let file = std::fs::File::open(path)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     bytes.shrink_to_fit();
     Ok(bytes)
 }

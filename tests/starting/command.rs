@@ -148,6 +148,12 @@ fn the_environment() {
         .env("LOADEDMODULES", "gcc/12")
         .env("SLURM_JOB_NAME", "a job")
         .env("PMIX_RANK", "3");
+    scene
+        .run(["exec", "--env-file", "nosuch", "box", "true"])
+        .fails(
+            2,
+            &["cannot read the variables in `", "nosuch`", "os error 2"],
+        );
     let outcome = scene.finish(command, b"");
     let mut lines: Vec<&str> = outcome.out.lines().collect();
     lines.sort_unstable();

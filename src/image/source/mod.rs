@@ -154,7 +154,7 @@ pub fn check_exists(path: &Path, reference: &Reference) -> Result<()> {
     if error.kind() != std::io::ErrorKind::NotFound {
         return Err(Error::new(format!("cannot open `{shown}`")).source(error));
     }
-    let mut missing = Error::new(format!("there is no file `{shown}`"));
+    let mut missing = Error::usage(format!("there is no file `{shown}`"));
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

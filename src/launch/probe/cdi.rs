@@ -55,7 +55,7 @@ fn documents(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn value(path: &Path) -> Result<Value> {
-    let bytes = read(path, MAX_DATABASE)?;
+    let bytes = read(path, MAX_DATABASE).or_say(|| format!("cannot read `{}`", path.display()))?;
     let what = || format!("cannot read the CDI document `{}`", path.display());
     match path.extension().is_some_and(|ending| ending == "json") {
         true => serde_json::from_slice(&bytes).or_say(what),
