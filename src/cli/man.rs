@@ -16,7 +16,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let definition = super::definition();
+    let definition = built();
     let Some(directory) = args.directory else {
         output::print_bytes(&page(&definition)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -31,9 +31,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set())
     {
-        let name: &'static str = format!("carrack-{}", command.get_name()).leak();
-        let file = directory.join(format!("{name}.1"));
-        std::fs::write(&file, page(&command.clone().name(name))?)
+        let file = directory.join(format!("carrack-{}.1", command.get_name()));
+        std::fs::write(&file, page(command)?)
             .or_say(|| format!("cannot write `{}`", file.display()))?;
     }
     let file = directory.join("carrack.1");
@@ -42,10 +41,42 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Building tells each command its whole name.
+fn built() -> clap::Command {
+    let mut definition = super::definition();
+    definition.build();
+    definition
+}
+
 fn page(command: &clap::Command) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone())
+    // As `--help` has it: the list of all options follows anyway.
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim().to_string();
+    clap_mangen::Man::new(command.clone().override_usage(usage))
+        .source(concat!("carrack ", env!("CARGO_PKG_VERSION")))
         .render(&mut text)
         .or_say(|| "cannot form a manual page")?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_shows_the_command_as_it_is_typed() {
+        for (name, expected) in [
+            ("gc", "\\fBcarrack gc\\fR [OPTIONS]\n"),
+            ("tag", "\\fBcarrack tag\\fR [OPTIONS] <IMAGE> <NAME>\n"),
+        ] {
+            let definition = built();
+            let command = definition.find_subcommand(name).expect("a command");
+            let text = page(command).expect("a page");
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let (_, synopsis) = text.split_once(".SH SYNOPSIS\n").expect("a synopsis");
+            assert!(synopsis.starts_with(expected), "{synopsis}");
+            assert!(text.contains(&format!(".TH carrack-{name} 1")), "{text}");
+        }
+    }
 }
