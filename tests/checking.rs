@@ -55,5 +55,5 @@ fn an_image_and_a_job_before_the_queue() {
     assert!(!local.err.contains("was not asked"), "{local}");
     scene
         .run(["check", "nowhere.toml"])
-        .fails(125, &["nowhere.toml"]);
+        .fails(2, &["nowhere.toml"]);
 }

@@ -124,7 +124,7 @@ impl Desk {
     ) -> Result<Assembled> {
         let text = match file {
             Some(file) => std::fs::read_to_string(file)
-                .or_say(|| format!("cannot read the job file `{}`", file.display()))?,
+                .map_err(|error| Error::unread("the job file", file, error))?,
             None => String::new(),
         };
         let source = match file {
