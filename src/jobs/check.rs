@@ -3,19 +3,19 @@
 //! Each finding names the line of the job file. Deliberately absent: anything that only a compute node can tell.
 
 pub mod contract;
+mod inputs;
 mod inside;
 mod program;
 pub mod software;
 
-use super::assemble::{self, Assembled, CheckedStep, Options};
+use super::assemble::{Assembled, CheckedStep, Options};
 use super::queue;
 use crate::elf::Version;
 use crate::image::store::Stored;
 use crate::launch::mounts::MountSpec;
 use crate::launch::request::{EnvRule, Gpu, NetworkChoice, Tmp};
 use crate::record::{Contents, ImageRecord};
-use carrack_slurm::job::{Direction, Job, Run, Setting, StepLauncher};
-use carrack_slurm::quote::variables;
+use carrack_slurm::job::{Job, Run, Setting, StepLauncher};
 use inside::Inside;
 use program::command;
 use software::{Case, Nodes, Told};
@@ -113,7 +113,7 @@ pub fn not_asked() -> Option<Finding> {
 
 /// All findings, in the order of the file.
 pub fn all(assembled: &Assembled, cluster: &Cluster, here: &Path) -> Vec<Finding> {
-    let mut found = inputs(&assembled.job, here);
+    let mut found = inputs::missing(&assembled.job, here);
     for step in &assembled.steps {
         if let Some((image, options)) = &step.container {
             mounts(options, here, &mut found);
@@ -286,40 +286,6 @@ fn mounts(options: &Options, here: &Path, found: &mut Vec<Finding>) {
     }
 }
 
-/// What is to be copied before the first step.
-fn inputs(job: &Job, here: &Path) -> Vec<Finding> {
-    // The script sets these itself.
-    let own = |name: &&str| *name == "TMPDIR" || job.environment.iter().any(|(own, _)| own == name);
-    let waits = !job.after.is_empty() || job.option("dependency").is_some();
-    let mut found = Vec::new();
-    for stage in &job.stages {
-        let from = assemble::here(&stage.from);
-        if stage.direction == Direction::Out
-            || variables(&stage.from).iter().any(own)
-            // With a default, or with a stand-in for a variable that only the job has.
-            || from.contains("${")
-            || Path::new(&from).starts_with("/x")
-            || here.join(&from).exists()
-        {
-            continue;
-        }
-        let what = format!("`{from}`, which is to be copied, does not exist here");
-        found.push(match waits {
-            true => note(
-                stage.line,
-                what,
-                "fine if the job that this one waits for makes it",
-            ),
-            false => problem(
-                stage.line,
-                what,
-                "if only the compute nodes have it, submit with `--force`",
-            ),
-        });
-    }
-    found
-}
-
 fn architecture(record: &ImageRecord, cluster: &Cluster, line: usize, found: &mut Vec<Finding>) {
     let image = match record.platform.architecture.as_str() {
         "amd64" => "x86_64",
@@ -481,7 +447,7 @@ mod tests {
     use crate::record::Library;
     use carrack_slurm::job::Job;
 
-    fn job(text: &str) -> Job {
+    pub(super) fn job(text: &str) -> Job {
         Job::parse(text).expect("it parses")
     }
 
@@ -529,38 +495,6 @@ mod tests {
             ));
             let found = mpi(&job, &checked(&job), &contents(&["pmix"], false), &cluster);
             assert_eq!(found.map(|finding| finding.hint).as_deref(), hint, "{step}");
-        }
-    }
-
-    #[test]
-    fn an_input_that_is_not_there() {
-        let here = tempfile::tempdir().expect("a directory");
-        std::fs::write(here.path().join("input"), "").expect("written");
-        let rows = [
-            ("", "in='/nosuch'", Some(Weight::Problem)),
-            ("", "in='input'", None),
-            ("", "in='other'", Some(Weight::Problem)),
-            ("after=['prepare']", "in='/nosuch'", Some(Weight::Note)),
-            ("dependency='afterok:7'", "in='/nosuch'", Some(Weight::Note)),
-            // What only the job knows.
-            ("", "in='$CARRACK_SURELY_NOT_SET/a'", None),
-            ("", "in='${A:-/tmp}/nosuch'", None),
-            ("", "in='$TMPDIR/nosuch'", None),
-            ("", "in='$PATH/nosuch'", Some(Weight::Problem)),
-            ("", "in='$HOME/nosuch'", None),
-            ("", "out='/nosuch'", None),
-        ];
-        for (options, stage, expected) in rows {
-            let job = job(&format!(
-                "[job]\nnodes=1\n{options}\n[env]\nHOME='/h'\n[container]\nimage='a'\n[[stage]]\nto='x'\n{stage}\n"
-            ));
-            let found = inputs(&job, here.path());
-            let told: Vec<Weight> = found.iter().map(|finding| finding.weight).collect();
-            assert_eq!(
-                told,
-                expected.into_iter().collect::<Vec<_>>(),
-                "{options} {stage}"
-            );
         }
     }
 
