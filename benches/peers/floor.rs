@@ -26,6 +26,13 @@ impl Floor {
     pub fn cpu(&self) -> f64 {
         self.inflate + self.hash + self.compress
     }
+
+    pub fn or_less(self, other: Floor) -> Floor {
+        match other.cpu() < self.cpu() {
+            true => other,
+            false => self,
+        }
+    }
 }
 
 /// Inflates each blob, hashes it as stored and inflated, and compresses what came out in blocks of 128 KiB.

@@ -38,6 +38,12 @@ pub fn run(scene: &Scene, table: &mut Table) {
             floor.raw as f64 / MIB
         ),
     );
+    let cold = best(3, || {
+        clear();
+        cost(run, &pull("v1"))
+    });
+    // Like the pulls, the least of several: a machine that slows down in between must not make one look better.
+    let floor = floor.or_less(floor::measure(&layers, cores));
     table.told(
         "the floor, CPU s",
         format!(
@@ -49,11 +55,6 @@ pub fn run(scene: &Scene, table: &mut Table) {
             floor.cpu() / cores as f64
         ),
     );
-
-    let cold = best(3, || {
-        clear();
-        cost(run, &pull("v1"))
-    });
     let ours = squashfs_size(run);
     let peer_script = format!(
         "rm -rf {at}/peer; mkdir {at}/peer; cd {at}/peer\n\
