@@ -416,8 +416,8 @@ mod tests {
     use crate::image::tree::Builder;
 
     fn tree(entries: &[(&str, &str, &[&str])]) -> Tree {
-        let mut builder = Builder::new();
-        builder.layer().unwrap();
+        let mut builder = Builder::new(1).unwrap();
+        builder.layer();
         for (path, target, hints) in entries {
             builder
                 .add(&Entry {

@@ -20,7 +20,7 @@ use crate::record;
 use crate::squashfs::format::MAX_BLOCK_SIZE;
 use crate::squashfs::write;
 use crate::sys::{heap, thread};
-use ahead::{Ahead, EndOnDrop};
+use ahead::{Ahead, EndOnDrop, Merging};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -120,19 +120,17 @@ pub fn convert(
         .truncate(true)
         .open(output)
         .or_say(|| format!("cannot write the image `{}`", output.display()))?;
-    let ahead = Ahead::new(layers.len(), options.copy_ahead);
+    let ahead = Ahead::new(layers.len(), options.copy_ahead)?;
     let (packs, merged, assembled) = std::thread::scope(|scope| {
         let _end = EndOnDrop(&ahead);
         let copying = thread::start(scope, "copy", || ahead.copy(&file)).map_err(cannot_start)?;
         let packs = packing::pack_all(layers, packs, &publisher, options, progress, &ahead)?;
-        let begun = Begun {
-            ranges: ahead.end(),
-            copying,
-        };
         progress.phase("merging layers");
-        let merged = merge_all(layers, &packs, options)?;
+        let (ranges, merging) = ahead.end()?;
+        let begun = Begun { ranges, copying };
+        let merged = finish_merge(layers, &packs, merging, options)?;
         progress.phase("writing the image");
-        let assembled = Plan::make(&merged.tree, &packs)
+        let assembled = Plan::make(&merged.tree, 0, &packs)
             .and_then(|plan| {
                 let options = write::Options {
                     block_size: options.block_size,
@@ -175,7 +173,12 @@ struct Merged {
     warnings: Vec<String>,
 }
 
-fn merge_all(layers: &[LayerInput], packs: &[Arc<Pack>], options: &Options) -> Result<Merged> {
+fn finish_merge(
+    layers: &[LayerInput],
+    packs: &[Arc<Pack>],
+    merging: Merging,
+    options: &Options,
+) -> Result<Merged> {
     let mut notes: BTreeMap<String, u64> = BTreeMap::new();
     let mut warnings = Vec::new();
     for (index, pack) in packs.iter().enumerate() {
@@ -190,8 +193,9 @@ fn merge_all(layers: &[LayerInput], packs: &[Arc<Pack>], options: &Options) -> R
             }
         }
     }
-    let mut builder =
-        merge(packs).map_err(|(index, error)| error.while_doing(packing::failed(layers, index)))?;
+    let mut builder = merging
+        .finish(packs)
+        .map_err(|(index, error)| error.while_doing(packing::failed(layers, index)))?;
     for (name, added) in add_mount_points(&mut builder, options)? {
         notes.insert(name.to_string(), added);
     }
@@ -205,27 +209,12 @@ fn merge_all(layers: &[LayerInput], packs: &[Arc<Pack>], options: &Options) -> R
     })
 }
 
-/// All entries of all packs, lowest layer first; an error comes with its layer.
-fn merge(packs: &[Arc<Pack>]) -> Result<tree::Builder, (usize, Error)> {
-    let mut builder = tree::Builder::new();
-    for (index, pack) in packs.iter().enumerate() {
-        let in_layer = |error| (index, error);
-        builder.layer().map_err(in_layer)?;
-        for entry in pack.index.entries().map_err(in_layer)? {
-            let entry = entry.map_err(in_layer)?;
-            builder.add(&entry).map_err(in_layer)?;
-        }
-    }
-    Ok(builder)
-}
-
 /// Adds what a launcher mounts on; says how many directories and files were missing.
 fn add_mount_points(
     builder: &mut tree::Builder,
     options: &Options,
 ) -> Result<[(&'static str, u64); 2]> {
-    // On top of all layers: nothing of the image is hidden, because only free places are taken.
-    builder.layer()?;
+    // Nothing of the image is hidden, because only free places are taken.
     let (mut directories, mut files) = (0, 0);
     for path in &options.mount_points {
         // Scratch directories are everybody's, as in every distribution.

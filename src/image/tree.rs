@@ -1,7 +1,7 @@
 //! The merge: what layers say of paths → the one tree that a container sees. Pure; entries in, a [`Tree`] out.
 //!
-//! All entries of all layers go into one trie of paths, lowest layer first; a walk from the root then decides what is
-//! visible. A path is hidden by whatever upper layers put in its place, whited out or made opaque above it:
+//! All entries of all layers go into one trie of paths, topmost layer first, because its content is copied first; a walk
+//! from the root then decides what is visible. A path is hidden by whatever upper layers put in its place, whited out or made opaque above it:
 //! - the topmost layer wins; inside a layer the last entry of a path does, whatever the order of its whiteouts;
 //! - a layer's whiteouts and opaque marks act only on layers strictly below;
 //! - a directory above a file above a directory hides the lowest directory's content;
@@ -52,7 +52,8 @@ struct Look {
 
 /// What one layer says of one path.
 struct Item {
-    older: u32,
+    /// What came before it for its path: an earlier entry of its layer, or one of a layer above.
+    before: u32,
     /// Index into the table of [`Look`]s.
     look: u32,
     mtime: u32,
@@ -97,6 +98,8 @@ pub struct Builder {
     look_lookup: HashMap<Look, u32>,
     xattr_lookup: HashMap<Xattrs, u32>,
     layers: u16,
+    /// The one that entries belong to.
+    layer: u16,
 }
 
 /// What an inode is, as [`Tree::inode`] tells it.
@@ -162,37 +165,32 @@ enum Seen {
     Directory { metadata: u32, floor: u16 },
 }
 
-impl Default for Builder {
-    fn default() -> Self {
-        Builder::new()
-    }
-}
-
 impl Builder {
-    pub fn new() -> Builder {
-        Builder {
+    /// For an image of so many layers.
+    pub fn new(layers: usize) -> Result<Builder> {
+        if layers > MAX_LAYERS {
+            return Err(Error::new("the image has too many layers")
+                .cause(format!("the limit is {MAX_LAYERS}")));
+        }
+        Ok(Builder {
             names: Names::new(),
             finder: Finder::new(),
             items: Items::default(),
             look_lookup: HashMap::new(),
             xattr_lookup: HashMap::new(),
-            layers: 0,
-        }
+            layers: layers as u16,
+            layer: layers as u16,
+        })
     }
 
-    /// Starts the next layer up.
-    pub fn layer(&mut self) -> Result<()> {
-        if usize::from(self.layers) >= MAX_LAYERS {
-            return Err(Error::new("the image has too many layers")
-                .cause(format!("the limit is {MAX_LAYERS}")));
-        }
-        self.layers += 1;
-        Ok(())
+    /// The entries that come now are the next layer's, the topmost one's at first.
+    pub fn layer(&mut self) {
+        self.layer = self.layer.saturating_sub(1);
     }
 
     /// Takes the next entry of the current layer.
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
-        let layer = self.layers.saturating_sub(1);
+        let layer = self.layer;
         let node = self.node(&entry.path)?;
         let (mut size, mut a, mut b) = (0, NONE, NONE);
         let what = match &entry.kind {
@@ -242,8 +240,8 @@ impl Builder {
         if !entry.hints.is_empty() {
             self.items.hints.insert(item, entry.hints.clone());
         }
-        let older = match self.finder.links.get_mut(node as usize) {
-            Some(links) => std::mem::replace(&mut links.newest, item),
+        let before = match self.finder.links.get_mut(node as usize) {
+            Some(links) => std::mem::replace(&mut links.last, item),
             None => NONE,
         };
         let small = u32::try_from(size).ok().filter(|&size| size != NONE);
@@ -251,7 +249,7 @@ impl Builder {
             self.items.large.insert(item, size);
         }
         self.items.list.push(Item {
-            older,
+            before,
             look,
             mtime,
             size: small.unwrap_or(NONE),
@@ -329,6 +327,8 @@ impl Builder {
         if !self.is_free(path) {
             return Ok(false);
         }
+        // Nothing that can be seen came before it for this path, so that it need not have come first.
+        self.layer = self.layers;
         self.add(&Entry {
             path: path.to_vec(),
             kind,

@@ -31,7 +31,9 @@ pub struct Range {
 pub struct Plan<'a> {
     /// Topmost layer first.
     packs: Vec<&'a Pack>,
-    /// Layer → index in `packs`.
+    /// The lowest layer that there is a pack for.
+    first: usize,
+    /// Layer from there on → index in `packs`.
     pack_of: Vec<usize>,
     /// Ascending by pack and source position.
     ranges: Vec<Range>,
@@ -47,10 +49,11 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// `packs` has one pack for each layer, lowest first; the same pack may stand there twice.
-    pub fn make(tree: &Tree, packs: &'a [Arc<Pack>]) -> Result<Plan<'a>> {
+    /// `packs` has one pack for each layer from `first` on, lowest first; the same pack may stand there twice.
+    pub fn make(tree: &Tree, first: usize, packs: &'a [Arc<Pack>]) -> Result<Plan<'a>> {
         let mut plan = Plan {
             packs: Vec::new(),
+            first,
             pack_of: Vec::new(),
             ranges: Vec::new(),
             twins: HashMap::new(),
@@ -146,7 +149,7 @@ impl<'a> Plan<'a> {
     }
 
     fn pack(&self, layer: usize) -> Option<(usize, &'a Pack)> {
-        let index = *self.pack_of.get(layer)?;
+        let index = *self.pack_of.get(layer.checked_sub(self.first)?)?;
         Some((index, self.packs.get(index)?))
     }
 

@@ -147,8 +147,10 @@ fn content_that_was_copied_to_other_places_is_copied_again() {
         .map(|diff_id| Arc::new(scene.packs().find(diff_id, &parameters).unwrap()))
         .collect();
     let layers = inputs(&tars);
-    let tree = merge_all(&layers, &packs, &options).unwrap().tree;
-    let plan = Plan::make(&tree, &packs).unwrap();
+    let merging = Merging::new(layers.len()).unwrap();
+    let merged = finish_merge(&layers, &packs, merging, &options).unwrap();
+    let tree = merged.tree;
+    let plan = Plan::make(&tree, 0, &packs).unwrap();
     let good = plan.ranges().to_vec();
     assert!(good.len() > 1);
     let mut moved = good.clone();

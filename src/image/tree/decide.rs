@@ -1,18 +1,21 @@
 //! The decision of the merge: which item wins at a path, what a hard link means, and the walk that keeps what is visible.
 
-use super::{Builder, DIRECTORY, Directory, Item, MAX_HOPS, NONE, Seen, Slot, Tree, What};
+use super::{
+    Builder, DIRECTORY, Directory, Item, Items, MAX_HOPS, NONE, Names, Seen, Slot, Tree, What,
+};
 use crate::error::{Error, Result};
 use crate::image::entry::display;
 use std::collections::{HashMap, HashSet};
 
 impl Builder {
+    /// What layers say of a path: the lowest layer first, of each layer what it says last.
     fn items_of(&self, node: u32) -> impl Iterator<Item = (u32, &Item)> {
         let links = self.finder.links.get(node as usize);
-        let mut at = links.map_or(NONE, |links| links.newest);
+        let mut at = links.map_or(NONE, |links| links.last);
         std::iter::from_fn(move || {
             let item = self.items.get(at)?;
             let index = at;
-            at = item.older;
+            at = item.before;
             Some((index, item))
         })
     }
@@ -31,24 +34,19 @@ impl Builder {
             }
         }
         for (index, item) in self.items_of(node) {
-            if item.layer < floor {
-                break;
-            }
-            if matches!(item.what, What::Whiteout | What::Opaque) || last_layer == Some(item.layer)
+            if item.layer < floor
+                || matches!(item.what, What::Whiteout | What::Opaque)
+                || last_layer == Some(item.layer)
             {
                 continue;
             }
             last_layer = Some(item.layer);
-            if winner.is_none() {
-                winner = Some((index, item));
-            }
+            winner = Some((index, item));
             if item.what == What::Directory {
-                if metadata == NONE {
-                    metadata = index;
-                }
+                metadata = index;
             } else {
+                metadata = NONE;
                 nondirectory_below = Some(item.layer);
-                break;
             }
         }
         let implied = self.names.implied(node);
@@ -79,15 +77,17 @@ impl Builder {
             if item.what != What::HardLink {
                 return Ok(at);
             }
-            let real = |item: &Item| !matches!(item.what, What::Whiteout | What::Opaque);
-            let before = self
-                .items_of(item.b)
-                .find(|&(index, other)| index < at && real(other));
+            let others = || {
+                self.items_of(item.b).filter(|(_, other)| {
+                    !matches!(other.what, What::Whiteout | What::Opaque)
+                })
+            };
+            let before = others()
+                .filter(|&(index, other)| (other.layer, index) < (item.layer, at))
+                .max_by_key(|&(index, other)| (other.layer, index));
             // A link that stands before its target in its own layer is odd, but clear.
-            let target = before.or_else(|| {
-                self.items_of(item.b)
-                    .find(|&(index, other)| index != at && other.layer == item.layer && real(other))
-            });
+            let target = before
+                .or_else(|| others().find(|&(index, other)| index != at && other.layer == item.layer));
             match target {
                 Some((index, _)) => at = index,
                 None => {
@@ -122,6 +122,20 @@ impl Builder {
         self.finder.forget_table();
         self.look_lookup = HashMap::new();
         self.xattr_lookup = HashMap::new();
+        Ok(self.decide()?.tree(self.names, self.items))
+    }
+
+    /// What would be visible were there no other layers than those that came.
+    pub fn so_far<T>(&mut self, look: impl FnOnce(&Tree) -> T) -> Result<T> {
+        let decided = self.decide()?;
+        let (names, items) = (&mut self.names, &mut self.items);
+        let tree = decided.tree(std::mem::take(names), std::mem::take(items));
+        let seen = look(&tree);
+        (*names, *items) = (tree.names, tree.items);
+        Ok(seen)
+    }
+
+    fn decide(&self) -> Result<Decided> {
         let mut slots: Vec<Slot> = Vec::new();
         let mut directories: Vec<Directory> = Vec::new();
         let mut entries: Vec<(u32, u32)> = Vec::new();
@@ -206,14 +220,33 @@ impl Builder {
                 directory.subdirectories = subdirectories;
             }
         }
-        Ok(Tree {
-            names: self.names,
-            items: self.items,
+        Ok(Decided {
             slots,
             directories,
             entries,
             devices,
         })
+    }
+}
+
+/// A [`Tree`] without what the layers said.
+struct Decided {
+    slots: Vec<Slot>,
+    directories: Vec<Directory>,
+    entries: Vec<(u32, u32)>,
+    devices: u64,
+}
+
+impl Decided {
+    fn tree(self, names: Names, items: Items) -> Tree {
+        Tree {
+            names,
+            items,
+            slots: self.slots,
+            directories: self.directories,
+            entries: self.entries,
+            devices: self.devices,
+        }
     }
 }
 

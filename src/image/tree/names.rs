@@ -21,13 +21,14 @@ struct Node {
 pub struct Links {
     pub first_child: u32,
     pub sibling: u32,
-    /// The newest item; items point to older ones.
-    pub newest: u32,
+    /// The item that came last; items point to those before them.
+    pub last: u32,
 }
 
 const _: () = assert!(size_of::<Node>() == 12 && size_of::<Links>() == 12);
 
 /// All paths. Node 0 is the root.
+#[derive(Default)]
 pub struct Names {
     nodes: Vec<Node>,
     /// Names, and targets of symlinks.
@@ -144,7 +145,7 @@ impl Finder {
             links: vec![Links {
                 first_child: NONE,
                 sibling: NONE,
-                newest: NONE,
+                last: NONE,
             }],
             table: vec![NONE; 1 << 10],
             hasher: RandomState::new(),
@@ -186,7 +187,7 @@ impl Finder {
         self.links.push(Links {
             first_child: NONE,
             sibling,
-            newest: NONE,
+            last: NONE,
         });
         if let Some(free) = self.table.get_mut(place) {
             *free = node;

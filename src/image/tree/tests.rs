@@ -48,12 +48,14 @@ fn entries(text: &str) -> Vec<Entry> {
 }
 
 fn merge(layers: &[Vec<Entry>]) -> Result<Tree> {
-    let mut builder = Builder::new();
-    for layer in layers {
-        builder.layer()?;
+    let mut builder = Builder::new(layers.len())?;
+    for layer in layers.iter().rev() {
+        builder.layer();
         for entry in layer {
             builder.add(entry)?;
         }
+        // A look in between changes nothing; that a hard link leads nowhere yet is no matter.
+        let _ = builder.so_far(|tree| tree.inodes());
     }
     builder.finish()
 }
@@ -292,14 +294,13 @@ fn missing_places_are_added_where_nothing_is() {
         ),
         (&["c /dev 1 3"], "dev", ""),
     ] {
-        let mut builder = Builder::new();
-        for layer in layers {
-            builder.layer().unwrap();
+        let mut builder = Builder::new(layers.len()).unwrap();
+        for layer in layers.iter().rev() {
+            builder.layer();
             entries(layer)
                 .iter()
                 .for_each(|entry| builder.add(entry).unwrap());
         }
-        builder.layer().unwrap();
         builder
             .add_missing(path.as_bytes(), Kind::Directory, 0o711)
             .unwrap();

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::squashfs::format::{NONE32, NONE64, xattr_prefix};
 use crate::squashfs::write::metadata::Metadata;
 use crate::squashfs::write::{Output, Tree};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 /// Writes entries as metadata blocks, then the positions of those blocks; returns where the positions start.
 pub fn indexed(out: &mut Output, entries: &[u8], level: i32) -> Result<u64> {
@@ -86,7 +86,7 @@ pub struct Xattrs {
 }
 
 impl Xattrs {
-    /// Encodes the sets that inodes use, in the tree's order.
+    /// Encodes the sets that inodes use, in the order of the first that does.
     pub fn build(tree: &dyn Tree) -> Result<Xattrs> {
         let mut all = Xattrs {
             index: HashMap::new(),
@@ -96,10 +96,11 @@ impl Xattrs {
         if tree.xattrs().is_empty() {
             return Ok(all);
         }
-        let used: BTreeSet<u32> = (0..tree.inodes())
-            .filter_map(|number| tree.inode(number)?.xattrs)
-            .collect();
-        for set in used {
+        for number in 0..tree.inodes() {
+            let set = tree.inode(number).and_then(|inode| inode.xattrs);
+            let Some(set) = set.filter(|set| !all.index.contains_key(set)) else {
+                continue;
+            };
             let Some(attributes) = tree.xattrs().get(set as usize) else {
                 continue;
             };
