@@ -4,6 +4,7 @@ use crate::error::{Error, Result, cannot_start};
 use crate::image::digest::Digest;
 use crate::image::entry::{Attributes, Content, Entry, Kind, display};
 use crate::pack::blocks::PackFile;
+use crate::pack::hash::hash;
 use crate::pack::index::{self, Summary};
 use crate::pack::path::{self, Name};
 use crate::pack::pool::{Event, Ordered, Turn, stopped};
@@ -42,13 +43,15 @@ pub fn pack(
     let (dat, idx) = files;
     let ordered = Arc::new(Ordered::new(PackFile::new(dat)));
     let (stored_to, stored_from) = sync_channel(stream::WAITING);
-    let (raw_to, raw_from) = sync_channel(stream::WAITING);
-    let (cut, stored, diff_id) = std::thread::scope(|scope| {
+    let (hash_to, hash_from) = sync_channel(2 * stream::WAITING);
+    let raw_to = hash_to.clone();
+    let (cut, stored, digests) = std::thread::scope(|scope| {
         let reader = thread::start(scope, "read", move || {
-            stream::read_stored(input, &stored_to, expected.size, &|bytes| progress(bytes))
+            let progress = |bytes| progress(bytes);
+            stream::read_stored(input, &stored_to, &hash_to, expected.size, &progress)
         });
         let reader = reader.map_err(cannot_start)?;
-        let hasher = thread::start(scope, "hash", move || stream::hash_raw(&raw_from));
+        let hasher = thread::start(scope, "hash", move || hash(&hash_from));
         let hasher = hasher.map_err(cannot_start)?;
         let cut = Raw::new(Stored::new(stored_from), raw_to).and_then(|raw| {
             let cutter = Cutter::new(turn, Arc::clone(&ordered), hot_raw);
@@ -63,20 +66,20 @@ pub fn pack(
     })?;
     // The reading side's error explains the other ones, which saw an early end.
     let stored = stored?;
+    let digests = digests?;
     // Nor does the cutting side know why writing failed.
     if let Some(error) = ordered.take_error() {
         return Err(error);
     }
     // A wrong or short blob usually does not inflate either; say what is the cause.
-    if let Some((digest, size)) = stored
+    if let Some(size) = stored
         && cut.is_err()
     {
-        check_stored(&expected, digest, size)?;
+        check_stored(&expected, digests.stored, size)?;
     }
     let (writer, mut notes, tickets) = cut?;
-    let (digest, size) = stored.ok_or_else(stopped)?;
-    check_stored(&expected, digest, size)?;
-    let diff_id = diff_id?;
+    check_stored(&expected, digests.stored, stored.ok_or_else(stopped)?)?;
+    let diff_id = digests.raw;
     if expected.diff_id.is_some_and(|stated| stated != diff_id) {
         return Err(mismatch("diff id", expected.diff_id, diff_id));
     }

@@ -1,15 +1,17 @@
 //! Packs: one layer, decompressed, hashed and compressed into squashfs blocks once, reused by every image that has it.
 //!
 //! ```text
-//! read → sha256 → inflate → sha256 → tar → blocks ─┐            (per layer: three threads)
-//!                                     │            ├→ compression pool → .dat, in order
-//!                                     └ entries ───┴→ .idx
+//!   ┌──→ sha256 ←─┐                                  (per layer: three threads)
+//! read → inflate ─┴→ tar → blocks ─┐
+//!                     │            ├→ compression pool → .dat, in order
+//!                     └ entries ───┴→ .idx
 //! ```
 //! A pack says nothing of other layers: what is hidden by what is decided by the merge. Everything that a layer holds is
 //! in its pack, hidden or not, because a hard link of an upper layer may need it.
 
 pub mod blocks;
 pub mod cache;
+mod hash;
 pub mod index;
 pub mod layer;
 pub mod path;

@@ -1,13 +1,12 @@
-//! A layer's bytes on their way to the tar reader: read, hashed as stored, inflated, hashed as raw.
+//! A layer's bytes on their way to the tar reader: read and inflated, hashed before and after.
 //!
-//! Both hashes run on threads of their own, so that inflating and parsing are all that is serial. Buffers are shared
-//! with the hashing thread and used again; a layer holds a few of them whatever its size.
+//! Reading and both hashes have threads of their own, so that inflating and parsing are all that is serial. Buffers are
+//! shared with the hashing thread and used again; a layer holds a few of them whatever its size.
 
 use crate::error::{Error, Result};
-use crate::image::digest::Digest;
+use crate::pack::hash::Hashed;
 use crate::pack::tar::Carried;
 use carrack_inflate::{HISTORY, Inflate};
-use sha2::Digest as _;
 use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read};
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         self.buffer.get(self.from..self.to).unwrap_or_default()
     }
 }
@@ -78,15 +77,16 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
-/// Reads and hashes the stored bytes. `None`: the other side stopped listening.
+/// Reads the stored bytes, for the inflating side and the hash; says how many there were. `None`: nobody listens any
+/// more.
 pub fn read_stored(
     input: &mut dyn Read,
     to: &SyncSender<Piece>,
+    hash: &SyncSender<Hashed>,
     size: Option<u64>,
     progress: &dyn Fn(u64),
-) -> Result<Option<(Digest, u64)>> {
+) -> Result<Option<u64>> {
     let mut ring = Ring::new(BUFFER);
-    let mut hasher = sha2::Sha256::new();
     let mut total = 0u64;
     loop {
         let mut buffer = ring.take();
@@ -98,7 +98,7 @@ pub fn read_stored(
             Err(error) => Error::new("cannot read the layer's bytes").source(error),
         })?;
         if filled == 0 {
-            return Ok(Some((Digest::from_bytes(hasher.finalize().into()), total)));
+            return Ok(Some(total));
         }
         total += filled as u64;
         if let Some(size) = size.filter(|&size| total > size) {
@@ -111,21 +111,11 @@ pub fn read_stored(
             from: 0,
             to: filled,
         };
-        if to.send(piece.clone()).is_err() {
+        if to.send(piece.clone()).is_err() || hash.send(Hashed::Stored(piece)).is_err() {
             return Ok(None);
         }
-        hasher.update(piece.bytes());
         progress(filled as u64);
     }
-}
-
-/// Hashes raw bytes until the sender is gone.
-pub fn hash_raw(from: &Receiver<Piece>) -> Digest {
-    let mut hasher = sha2::Sha256::new();
-    for piece in from {
-        hasher.update(piece.bytes());
-    }
-    Digest::from_bytes(hasher.finalize().into())
 }
 
 /// The stored bytes on the inflating side.
@@ -228,12 +218,12 @@ pub struct Raw {
     coding: Coding,
     ring: Ring,
     current: Option<Piece>,
-    to: Option<SyncSender<Piece>>,
+    to: Option<SyncSender<Hashed>>,
     pub total: u64,
 }
 
 impl Raw {
-    pub fn new(mut stored: Stored, to: SyncSender<Piece>) -> Result<Raw> {
+    pub fn new(mut stored: Stored, to: SyncSender<Hashed>) -> Result<Raw> {
         let start = stored.fill_buf().unwrap_or_default();
         let coding = sniff(start)?;
         let decoder = match coding {
@@ -305,7 +295,7 @@ impl BufRead for Raw {
                 to: HISTORY + filled,
             };
             if let Some(to) = &self.to
-                && to.send(piece.clone()).is_err()
+                && to.send(Hashed::Raw(piece.clone())).is_err()
             {
                 self.to = None;
             }

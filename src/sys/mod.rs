@@ -16,6 +16,8 @@ pub mod process;
 pub mod quota;
 pub mod remount;
 pub mod resolve;
+#[cfg(feature = "image")]
+pub mod sha256;
 pub mod socket;
 pub mod thread;
 pub mod write_back;

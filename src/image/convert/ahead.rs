@@ -125,7 +125,12 @@ impl Ahead {
     /// Waits for packs, merges them and copies what they show, until [`Ahead::end`] is called.
     pub fn copy(&self, output: &File) -> Result<()> {
         let (mut merged, mut planned) = (0, 0);
-        while let Some(Ready { first, packs, length }) = self.next(merged) {
+        while let Some(Ready {
+            first,
+            packs,
+            length,
+        }) = self.next(merged)
+        {
             merged = packs.len();
             let mut merging = lock(&self.merging);
             merging.take(first, &packs);
@@ -139,7 +144,9 @@ impl Ahead {
             }
             planned = length;
             // A hard link may lead into a layer that is not here yet.
-            let plan = merging.builder.so_far(|tree| Plan::make(tree, first, &packs));
+            let plan = merging
+                .builder
+                .so_far(|tree| Plan::make(tree, first, &packs));
             drop(merging);
             let Ok(plan) = plan else {
                 continue;

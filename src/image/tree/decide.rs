@@ -78,16 +78,16 @@ impl Builder {
                 return Ok(at);
             }
             let others = || {
-                self.items_of(item.b).filter(|(_, other)| {
-                    !matches!(other.what, What::Whiteout | What::Opaque)
-                })
+                self.items_of(item.b)
+                    .filter(|(_, other)| !matches!(other.what, What::Whiteout | What::Opaque))
             };
             let before = others()
                 .filter(|&(index, other)| (other.layer, index) < (item.layer, at))
                 .max_by_key(|&(index, other)| (other.layer, index));
             // A link that stands before its target in its own layer is odd, but clear.
-            let target = before
-                .or_else(|| others().find(|&(index, other)| index != at && other.layer == item.layer));
+            let target = before.or_else(|| {
+                others().find(|&(index, other)| index != at && other.layer == item.layer)
+            });
             match target {
                 Some((index, _)) => at = index,
                 None => {
