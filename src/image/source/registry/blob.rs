@@ -1,6 +1,7 @@
 //! One layer as a stream that survives dropped connections.
 //!
-//! A task fetches, a bounded channel carries the chunks, a plain `Read` gives them out. After a break the rest is asked
+//! A task fetches, a channel carries the chunks, a plain `Read` gives them out. The reader takes all that are there at
+//! once, so that the task goes on in a long stroke then instead of being woken for each of them. After a break the rest is asked
 //! for with a closed range, because some servers refuse open ones; only a 206 that starts where it should is taken as
 //! the rest. A 200 is the whole blob again: what was given out already is skipped. Nothing is hashed here.
 
@@ -14,15 +15,21 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
 use std::io::{self, Read};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Chunks in flight per layer. They have up to some hundred kilobytes each.
-const CHUNKS: usize = 8;
+/// Bytes on their way to a layer's reader. A chunk is a TLS record at least and some hundred kilobytes at most.
+const ON_THEIR_WAY: usize = 2 << 20;
+/// Chunks that are taken at once, at most.
+const AT_ONCE: usize = 256;
 /// Progress that makes earlier failures count no more.
 const FORGIVEN: u64 = 4 << 20;
 
 pub struct BlobReader {
-    chunks: mpsc::Receiver<Result<Bytes, Failure>>,
+    chunks: mpsc::UnboundedReceiver<Result<Bytes, Failure>>,
+    /// Taken out of there together, last one first.
+    taken: Vec<Result<Bytes, Failure>>,
+    /// As many bytes as may be sent.
+    room: Arc<Semaphore>,
     current: Bytes,
     what: String,
     registry: String,
@@ -35,7 +42,7 @@ impl Read for BlobReader {
             if self.failed {
                 return Err(io::Error::other(format!("{} before", self.what)));
             }
-            match self.chunks.blocking_recv() {
+            match self.next() {
                 Some(Ok(chunk)) => self.current = chunk,
                 Some(Err(failure)) => {
                     self.failed = true;
@@ -51,6 +58,30 @@ impl Read for BlobReader {
         buffer.copy_from_slice(&part);
         Ok(count)
     }
+}
+
+impl BlobReader {
+    fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        if self.taken.is_empty() {
+            self.chunks.blocking_recv_many(&mut self.taken, AT_ONCE);
+            self.taken.reverse();
+            let chunks = self.taken.iter().flatten();
+            self.room
+                .add_permits(chunks.map(|chunk| wanted(chunk) as usize).sum());
+        }
+        self.taken.pop()
+    }
+}
+
+impl Drop for BlobReader {
+    fn drop(&mut self) {
+        self.room.close();
+    }
+}
+
+/// What a chunk takes of the room.
+fn wanted(chunk: &Bytes) -> u32 {
+    chunk.len().min(ON_THEIR_WAY) as u32
 }
 
 /// An [`Error`] on its way through [`io::Error`]: one line of text.
@@ -79,27 +110,32 @@ pub fn open(
     endpoints: Vec<Endpoint>,
     layer: &Descriptor,
 ) -> BlobReader {
-    let (sender, chunks) = mpsc::channel(CHUNKS);
+    let (sender, chunks) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(ON_THEIR_WAY));
     let what = format!("cannot download the layer `{}`", layer.digest);
     let registry = endpoints
         .last()
         .map(|endpoint| endpoint.registry.clone())
         .unwrap_or_default();
     let layer = layer.clone();
+    let room_to_send = Arc::clone(&room);
     runtime.spawn(async move {
         let mut transfer = Transfer {
             layer,
             sender,
+            room: room_to_send,
             given: 0,
             failures: 0,
         };
         if let Err(failure) = transfer.run(&client, &endpoints).await {
             // Nobody listens any more when the reader is gone.
-            let _ = transfer.sender.send(Err(failure)).await;
+            let _ = transfer.sender.send(Err(failure));
         }
     });
     BlobReader {
         chunks,
+        taken: Vec::new(),
+        room,
         current: Bytes::new(),
         what,
         registry,
@@ -109,7 +145,8 @@ pub fn open(
 
 struct Transfer {
     layer: Descriptor,
-    sender: mpsc::Sender<Result<Bytes, Failure>>,
+    sender: mpsc::UnboundedSender<Result<Bytes, Failure>>,
+    room: Arc<Semaphore>,
     /// Bytes handed over.
     given: u64,
     /// Since the last real progress.
@@ -259,7 +296,11 @@ impl Transfer {
             }
             let new = chunk.split_off(known);
             self.given = end;
-            if self.sender.send(Ok(new)).await.is_err() {
+            match self.room.acquire_many(wanted(&new)).await {
+                Ok(room) => room.forget(),
+                Err(_) => return Ok(End::Unwanted),
+            }
+            if self.sender.send(Ok(new)).is_err() {
                 return Ok(End::Unwanted);
             }
         }
