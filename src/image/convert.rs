@@ -69,7 +69,7 @@ impl Default for Options {
         Options {
             // More would buy little and take memory and a login node's patience.
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
-            level: 3,
+            level: pack::LEVEL,
             block_size: 128 << 10,
             source_date: 0,
             keep_packs: true,

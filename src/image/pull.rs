@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Raised with every change of the converter that changes bytes.
-pub const ENGINE: &str = "3";
+pub const ENGINE: &str = "4";
 
 /// How sources are reached, from the settings and the environment.
 pub fn source_settings(config: &Config, temporary: PathBuf) -> Result<SourceSettings> {

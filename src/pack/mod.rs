@@ -21,4 +21,7 @@ pub mod stream;
 pub mod tar;
 
 /// Raised with every change of the bytes that a layer or an image becomes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+
+/// How hard zstd tries unless somebody says otherwise.
+pub const LEVEL: i32 = 3;

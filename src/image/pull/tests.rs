@@ -18,3 +18,8 @@ fn platforms() {
         assert_eq!(got.as_deref(), want, "{text}");
     }
 }
+
+#[test]
+fn the_usual_level_is_the_one_that_packs_are_tuned_for() {
+    assert_eq!(Config::default().conversion.level, crate::pack::LEVEL);
+}
