@@ -7,6 +7,20 @@ use crate::error::{Error, Result};
 use crate::image::entry::display;
 use std::collections::{HashMap, HashSet};
 
+/// Why a hard link means no inode, and the link at which that shows.
+enum Broken {
+    ToNothing(u32),
+    Circle(u32),
+}
+
+/// A layer, and an item of it.
+type Moment = (u16, u32);
+
+/// Of paths with a long history, what it is: an image may have a million links to one that has a million entries.
+type Histories = HashMap<u32, Vec<Moment>>;
+/// Shorter ones are looked through each time.
+const LONG: usize = 16;
+
 impl Builder {
     /// What layers say of a path: the lowest layer first, of each layer what it says last.
     fn items_of(&self, node: u32) -> impl Iterator<Item = (u32, &Item)> {
@@ -67,42 +81,70 @@ impl Builder {
         }
     }
 
-    /// Follows a hard link to the item that is the inode.
-    fn resolve(&self, link: u32) -> Result<u32> {
-        let mut at = link;
-        for _ in 0..MAX_HOPS {
-            let Some(item) = self.items.get(at) else {
-                break;
-            };
-            if item.what != What::HardLink {
-                return Ok(at);
-            }
-            let others = || {
-                self.items_of(item.b)
-                    .filter(|(_, other)| !matches!(other.what, What::Whiteout | What::Opaque))
-            };
-            let before = others()
-                .filter(|&(index, other)| (other.layer, index) < (item.layer, at))
-                .max_by_key(|&(index, other)| (other.layer, index));
-            // A link that stands before its target in its own layer is odd, but clear.
-            let target = before.or_else(|| {
-                others().find(|&(index, other)| index != at && other.layer == item.layer)
-            });
-            match target {
-                Some((index, _)) => at = index,
-                None => {
-                    return Err(
-                        Error::new("the image has a hard link to nothing").cause(format!(
-                            "no layer has `{}`, to which `{}` should link",
-                            self.path_text(item.b),
-                            self.path_of_item(link)
-                        )),
-                    );
+    /// What there was at a path, by layer and then by order of entries, and how much was looked at for it.
+    fn history(&self, node: u32) -> (Vec<Moment>, usize) {
+        let mut looks = 0;
+        let items = self.items_of(node).inspect(|_| looks += 1);
+        let real = items.filter(|(_, item)| !matches!(item.what, What::Whiteout | What::Opaque));
+        let mut history: Vec<_> = real.map(|(index, item)| (item.layer, index)).collect();
+        history.sort_unstable();
+        (history, looks)
+    }
+
+    /// The item that a hard link means: what its target was when the link was made.
+    fn target(&self, link: u32, item: &Item, known: &mut Histories) -> Option<u32> {
+        let new;
+        let history = match known.get(&item.b) {
+            Some(history) => history,
+            None => {
+                let looks;
+                (new, looks) = self.history(item.b);
+                match looks > LONG {
+                    true => known.entry(item.b).or_insert(new),
+                    false => &new,
                 }
             }
+        };
+        let before = history.partition_point(|&moment| moment < (item.layer, link));
+        if let Some(&(_, index)) = before.checked_sub(1).and_then(|at| history.get(at)) {
+            return Some(index);
         }
-        Err(Error::new("the image has hard links in a circle")
-            .cause(format!("at `{}`", self.path_of_item(link))))
+        // A link that stands before its target in its own layer is odd, but clear.
+        let last = history.partition_point(|&(layer, _)| layer <= item.layer);
+        let later = history.get(before..last).unwrap_or_default();
+        let mut later = later.iter().rev().map(|&(_, index)| index);
+        later.find(|&index| index != link)
+    }
+
+    /// Follows a hard link to the item that is the inode.
+    fn resolve(&self, link: u32, known: &mut Histories) -> Result<u32, Broken> {
+        let mut at = link;
+        for _ in 0..MAX_HOPS {
+            match self.items.get(at) {
+                Some(item) if item.what == What::HardLink => {
+                    at = self.target(at, item, known).ok_or(Broken::ToNothing(at))?;
+                }
+                Some(_) => return Ok(at),
+                None => break,
+            }
+        }
+        Err(Broken::Circle(at))
+    }
+
+    /// Takes a look at everything, so it is for what is told only.
+    fn explain(&self, link: u32, broken: Broken) -> Error {
+        match broken {
+            Broken::ToNothing(last) => {
+                let target = self.items.get(last).map_or(NONE, |item| item.b);
+                Error::new("the image has a hard link to nothing").cause(format!(
+                    "no layer has `{}`, to which `{}` should link",
+                    self.path_text(target),
+                    self.path_of_item(link)
+                ))
+            }
+            Broken::Circle(at) => Error::new("the image has hard links in a circle")
+                .cause(format!("at `{}`", self.path_of_item(at))),
+        }
     }
 
     fn path_text(&self, node: u32) -> String {
@@ -141,13 +183,14 @@ impl Builder {
         let mut entries: Vec<(u32, u32)> = Vec::new();
         let mut devices = 0;
         let mut inode_of: HashMap<u32, u32> = HashMap::new();
+        let mut known = Histories::new();
         let linked: HashSet<u32> = self
             .items
             .list
             .iter()
             .enumerate()
             .filter(|(_, item)| item.what == What::HardLink)
-            .filter_map(|(index, _)| self.resolve(index as u32).ok())
+            .filter_map(|(index, _)| self.resolve(index as u32, &mut known).ok())
             .collect();
         let (metadata, floor) = match self.see(0, 0) {
             Seen::Directory { metadata, floor } => (metadata, floor),
@@ -182,7 +225,8 @@ impl Builder {
                         subdirectories += 1;
                     }
                     Seen::Leaf { item } => {
-                        let item = self.resolve(item)?;
+                        let found = self.resolve(item, &mut known);
+                        let item = found.map_err(|broken| self.explain(item, broken))?;
                         let what = self.items.get(item).map(|item| item.what);
                         if what == Some(What::Device) {
                             devices += 1;

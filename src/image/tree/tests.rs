@@ -259,6 +259,30 @@ fn rules() {
 }
 
 #[test]
+fn many_links_to_a_path_with_many_entries_are_no_work() {
+    const MANY: usize = 200_000;
+    let one = entries("f /a 600 x");
+    let entry = |path: String, kind| Entry {
+        path: path.into_bytes(),
+        kind,
+        ..one[0].clone()
+    };
+    let link = |number| entry(format!("{number}"), Kind::HardLink(b"a".to_vec()));
+    let links: Vec<_> = (0..MANY).map(link).collect();
+    let many = vec![one[0].clone(); MANY];
+    let whiteouts = vec![entry("a".to_string(), Kind::Whiteout); MANY];
+    // Minutes, were each link to look at each entry, or a link that leads nowhere yet at each path.
+    for layers in [
+        [many.clone(), links.clone()],
+        [[one.clone(), links.clone()].concat(), many],
+        [one.clone(), [whiteouts, links].concat()],
+    ] {
+        let tree = merge(&layers).unwrap();
+        assert!(tree.entries(0).count() >= MANY);
+    }
+}
+
+#[test]
 fn links_that_cannot_be() {
     for (layers, why) in [
         (&["h /a = /b"][..], "hard link to nothing"),
