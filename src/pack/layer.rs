@@ -45,15 +45,17 @@ pub fn pack(
     let (stored_to, stored_from) = sync_channel(stream::WAITING);
     let (hash_to, hash_from) = sync_channel(2 * stream::WAITING);
     let raw_to = hash_to.clone();
+    let buffer_size = stream::buffer_size(turn.pool.layers());
     let (cut, stored, digests) = std::thread::scope(|scope| {
         let reader = thread::start(scope, "read", move || {
             let progress = |bytes| progress(bytes);
-            stream::read_stored(input, &stored_to, &hash_to, expected.size, &progress)
+            let to = (&stored_to, &hash_to);
+            stream::read_stored(input, to, buffer_size, expected.size, &progress)
         });
         let reader = reader.map_err(cannot_start)?;
         let hasher = thread::start(scope, "hash", move || hash(&hash_from));
         let hasher = hasher.map_err(cannot_start)?;
-        let cut = Raw::new(Stored::new(stored_from), raw_to).and_then(|raw| {
+        let cut = Raw::new(Stored::new(stored_from), raw_to, buffer_size).and_then(|raw| {
             let cutter = Cutter::new(turn, Arc::clone(&ordered), hot_raw);
             cut_layer(raw, index::Writer::new(idx)?, cutter)
         });

@@ -205,6 +205,7 @@ pub struct Pool {
     first_may: Condvar,
     others_may: Condvar,
     stop: AtomicBool,
+    layers: usize,
     block_size: usize,
     level: i32,
 }
@@ -297,6 +298,7 @@ impl Pool {
             first_may: Condvar::new(),
             others_may: Condvar::new(),
             stop: AtomicBool::new(false),
+            layers,
             block_size,
             level,
         }
@@ -310,6 +312,11 @@ impl Pool {
 
     pub fn block_size(&self) -> usize {
         self.block_size
+    }
+
+    /// How many are read at once.
+    pub fn layers(&self) -> usize {
+        self.layers
     }
 
     pub fn give_buffer(&self, mut buffer: Vec<u8>) {

@@ -15,10 +15,18 @@ use std::sync::mpsc::{Receiver, SyncSender};
 /// A millisecond of inflating. Each one that is handed on wakes a thread, which takes a core from another one and finds
 /// its cache filled by that: with a quarter of it, everything takes three percent longer.
 const BUFFER: usize = 1 << 20;
+/// One buffer of each layer together: memory is bounded, and where many are read at once there are more cores.
+const BUFFERS_OF_ALL: usize = 3 << 20;
 /// Buffers that may wait in one channel.
 pub const WAITING: usize = 2;
 /// zstd's own limit for what it decodes unasked; bigger windows take that much memory.
 const MAX_WINDOW_LOG: u32 = 27;
+
+/// The size of a layer's buffers when so many layers are read at once.
+pub fn buffer_size(layers: usize) -> usize {
+    let share = BUFFERS_OF_ALL / layers.max(1);
+    share.clamp(BUFFER / 4, BUFFER)
+}
 
 /// A filled buffer and what of it counts.
 #[derive(Clone)]
@@ -83,12 +91,12 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 /// more.
 pub fn read_stored(
     input: &mut dyn Read,
-    to: &SyncSender<Piece>,
-    hash: &SyncSender<Hashed>,
+    (to, hash): (&SyncSender<Piece>, &SyncSender<Hashed>),
+    buffer_size: usize,
     size: Option<u64>,
     progress: &dyn Fn(u64),
 ) -> Result<Option<u64>> {
-    let mut ring = Ring::new(BUFFER);
+    let mut ring = Ring::new(buffer_size);
     let mut total = 0u64;
     loop {
         let mut buffer = ring.take();
@@ -225,7 +233,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub fn new(mut stored: Stored, to: SyncSender<Hashed>) -> Result<Raw> {
+    pub fn new(mut stored: Stored, to: SyncSender<Hashed>, buffer_size: usize) -> Result<Raw> {
         let start = stored.fill_buf().unwrap_or_default();
         let coding = sniff(start)?;
         let decoder = match coding {
@@ -241,7 +249,7 @@ impl Raw {
         Ok(Raw {
             decoder,
             coding,
-            ring: Ring::new(HISTORY + BUFFER),
+            ring: Ring::new(HISTORY + buffer_size),
             current: None,
             to: Some(to),
             total: 0,
