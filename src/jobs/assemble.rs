@@ -6,7 +6,7 @@
 mod options;
 
 use options::read_options;
-pub use options::{Options, here};
+pub use options::{Options, here, is_unknown};
 
 use super::environment;
 use super::words::Words;

@@ -8,7 +8,7 @@ mod inside;
 mod program;
 pub mod software;
 
-use super::assemble::{Assembled, CheckedStep, Options};
+use super::assemble::{Assembled, CheckedStep, Options, is_unknown};
 use super::queue;
 use crate::elf::Version;
 use crate::image::store::Stored;
@@ -271,8 +271,7 @@ fn mounts(options: &Options, here: &Path, found: &mut Vec<Finding>) {
     for (mount, line) in options.request.mounts.iter().zip(&options.mount_lines) {
         if let MountSpec::Bind { from, .. } = mount
             && !here.join(from).exists()
-            // A stand-in for a variable that only the job has.
-            && !from.starts_with("/x")
+            && !is_unknown(from)
         {
             found.push(problem(
                 *line,

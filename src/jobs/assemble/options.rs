@@ -8,6 +8,7 @@ use carrack_slurm::document::Pair;
 use carrack_slurm::edf;
 use carrack_slurm::quote;
 use std::ffi::OsString;
+use std::path::Path;
 
 /// One container's options, checked.
 #[derive(Clone, Debug, Default)]
@@ -120,11 +121,19 @@ impl Options {
     }
 }
 
+/// Stands for what a variable has that only the job knows.
+const STAND_IN: &str = "/x";
+
+/// Whether a path of [`here`] begins with what only the job knows.
+pub fn is_unknown(path: &Path) -> bool {
+    path.starts_with(STAND_IN)
+}
+
 /// A value as it would be here: this machine's variables, and a stand-in for those that only the job has.
 pub fn here(value: &str) -> String {
     let mut text = value.to_string();
     for name in quote::variables(value) {
-        let known = std::env::var(name).unwrap_or_else(|_| "/x".to_string());
+        let known = std::env::var(name).unwrap_or_else(|_| STAND_IN.to_string());
         text = text
             .replace(&format!("${{{name}}}"), &known)
             .replace(&format!("${name}"), &known);

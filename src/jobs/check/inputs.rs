@@ -16,9 +16,9 @@ pub fn missing(job: &Job, here: &Path) -> Vec<Finding> {
         let from = assemble::here(&stage.from);
         if stage.direction == Direction::Out
             || variables(&stage.from).iter().any(own)
-            // With a default, or with a stand-in for a variable that only the job has.
+            // With a default.
             || from.contains("${")
-            || Path::new(&from).starts_with("/x")
+            || assemble::is_unknown(Path::new(&from))
             || here.join(&from).exists()
         {
             continue;

@@ -2,7 +2,7 @@
 
 use super::{Finding, problem};
 use crate::image::store::verify;
-use crate::jobs::assemble::{CheckedStep, Options, Pinned};
+use crate::jobs::assemble::{CheckedStep, Options, Pinned, is_unknown};
 use crate::launch::mounts::MountSpec;
 use crate::launch::request::{Entrypoint, EnvRule};
 use crate::record::ImageRecord;
@@ -152,7 +152,7 @@ impl View<'_> {
             };
             if let Ok(rest) = path.strip_prefix(target.as_path()) {
                 return match mount {
-                    MountSpec::Bind { from, .. } if from.starts_with("/x") => Program::Unknown,
+                    MountSpec::Bind { from, .. } if is_unknown(from) => Program::Unknown,
                     MountSpec::Bind { from, .. } => on_host(&self.here.join(from).join(rest)),
                     MountSpec::Tmpfs { .. } => Program::Missing,
                     MountSpec::Omit { .. } => continue,
