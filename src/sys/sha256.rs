@@ -22,7 +22,10 @@ pub fn compress_both(one: Lane, other: Lane) {
 
 #[cfg(target_arch = "x86_64")]
 fn side_by_side(one: Lane, other: Lane) {
-    if is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1") {
+    if is_x86_feature_detected!("sha")
+        && is_x86_feature_detected!("ssse3")
+        && is_x86_feature_detected!("sse4.1")
+    {
         // SAFETY: the processor has what it was compiled for.
         return unsafe { x86::side_by_side(one, other) };
     }
