@@ -1,7 +1,8 @@
 //! The merge: what layers say of paths → the one tree that a container sees. Pure; entries in, a [`Tree`] out.
 //!
 //! All entries of all layers go into one trie of paths, topmost layer first, because its content is copied first; a walk
-//! from the root then decides what is visible. A path is hidden by whatever upper layers put in its place, whited out or made opaque above it:
+//! from the root then decides what is visible. A path is hidden by whatever upper layers put in its place, whited out or
+//! made opaque above it:
 //! - the topmost layer wins; inside a layer the last entry of a path does, whatever the order of its whiteouts;
 //! - a layer's whiteouts and opaque marks act only on layers strictly below;
 //! - a directory above a file above a directory hides the lowest directory's content;
